@@ -1,0 +1,92 @@
+"""A pretrained network with a way of reading K outputs per example: what every later step sees of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tangentlora.models.targets import Target
+
+Features = dict[str, Tensor]
+"""One encoded example, as a tokenizer or processor returns it, without a batch axis."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that pass through the network together: `index` says which, `tensors` is what the network eats."""
+
+    index: tuple[int, ...]
+    tensors: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.index, {name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def first(self) -> Batch:
+        """Return the batch that holds the first example alone, padded as it was among the others."""
+        return Batch(self.index[:1], {name: tensor[:1] for name, tensor in self.tensors.items()})
+
+
+class Reader(Protocol):
+    """A readout bound to a network: encodes raw inputs, pads them into batches and reads the outputs."""
+
+    def encode(self, inputs: Sequence[Any]) -> list[Features]: ...
+
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]: ...
+
+    def outputs(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B K"]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in evaluation mode with frozen parameters, and the reader that gives its outputs (B,K).
+
+    `name` is what the user asked for (a hub id, a folder or `minilm`), `fingerprint` a SHA-256 over all weights.
+    """
+
+    name: str
+    module: nn.Module
+    reader: Reader
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def batches(self, features: Sequence[Features], batch_size: int = 32) -> Iterator[Batch]:
+        """Yield every example once, those of similar length together so that little is spent on padding."""
+        order = sorted(range(len(features)), key=lambda i: -_length(features[i]))
+        for start in range(0, len(order), batch_size):
+            index = tuple(order[start : start + batch_size])
+            yield Batch(index, self.reader.collate([features[i] for i in index])).to(self.device)
+
+    def outputs(self, batch: Batch) -> Float[Tensor, "B K"]:
+        """Return f(x_i), (B,K), on the autograd graph if anything upstream asks for gradients."""
+        return self.reader.outputs(batch.tensors)
+
+    @torch.no_grad()
+    def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> Float[Tensor, "N K"]:
+        """Return the outputs (N,K) on raw inputs, in their order, on the CPU."""
+        features = self.reader.encode(inputs)
+        rows: dict[int, Tensor] = {}
+        for batch in self.batches(features, batch_size):
+            rows.update(zip(batch.index, self.outputs(batch).cpu(), strict=True))
+        return torch.stack([rows[i] for i in range(len(features))])
+
+    def targets(self, modules: Sequence[str] = ("query", "value"), layers: str = "last") -> list[Target]:
+        """Return the weight matrices to adapt; see :func:`tangentlora.models.targets.find_targets`."""
+        from tangentlora.models.targets import find_targets
+
+        return find_targets(self.module, modules, layers)
+
+
+def _length(features: Features) -> int:
+    """Return the number of tokens or samples, the extent that padding would equalise."""
+    return max(tensor.shape[-1] if tensor.dim() else 1 for tensor in features.values())
