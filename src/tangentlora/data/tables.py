@@ -1,0 +1,130 @@
+"""Reading csv, tsv, json, jsonl and parquet files as tables of rows that remember their place in the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tangentlora.errors import InputError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of equal width under column names; `numbers` are the places of the rows, counted from 1 as a user would.
+
+    `header` says that the names were read from the file's first row, which is then row 1.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    numbers: tuple[int, ...]
+    header: bool
+
+    def without_header(self, columns: tuple[str, ...]) -> Table:
+        """Return the table with the row that was taken for a header as data, under these names."""
+        return Table(self.name, columns, (self.columns, *self.rows), (1, *self.numbers), header=False)
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values under `name`; the first such column counts."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.rows]
+
+
+def read_table(path: Path) -> Table:
+    """Return the table in a file, whose kind the suffix tells; text files are UTF-8, with or without a mark.
+
+    Quotes group fields in csv files only: sentences in tsv files hold lone quotes. A json file holds a list of
+    objects, a jsonl file one object a line; the first object names the columns. Raises InputError for another
+    suffix, a file that cannot be decoded, a row of the wrong width (with its number) and a file with no rows.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise InputError(
+            f"cannot read {path} as a table: expected a file that ends in one of {', '.join(TABLE_SUFFIXES)}"
+        )
+    try:
+        table = _delimited(path, suffix) if suffix in (".csv", ".tsv") else _records(path, suffix)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}; give a readable {suffix} file") from error
+    if not table.rows and not table.columns:
+        raise InputError(f"{path} is empty; expected rows with a text and a label")
+    return table
+
+
+def _delimited(path: Path, suffix: str) -> Table:
+    delimiter, quoting = (",", csv.QUOTE_MINIMAL) if suffix == ".csv" else ("\t", csv.QUOTE_NONE)
+    numbered: list[tuple[int, list[str]]] = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        try:
+            for number, fields in enumerate(reader, start=1):
+                if fields:
+                    numbered.append((number, fields))
+        except csv.Error as error:
+            raise InputError(
+                f"{path} is not well-formed {suffix[1:]} at line {reader.line_num} ({error}); correct that line"
+            ) from error
+    if not numbered:
+        return Table(str(path), (), (), (), header=True)
+    width = len(numbered[0][1])
+    for number, fields in numbered:
+        if len(fields) != width:
+            raise InputError(
+                f"row {number} of {path} has {len(fields)} fields where the first row has {width}; "
+                f"correct that row" + (" or quote the commas in it" if suffix == ".csv" else "")
+            )
+    (_, header), *body = numbered
+    rows = tuple(tuple(fields) for _, fields in body)
+    return Table(str(path), tuple(header), rows, tuple(number for number, _ in body), header=True)
+
+
+def _records(path: Path, suffix: str) -> Table:
+    numbers: Sequence[int]
+    if suffix == ".jsonl":
+        with path.open(encoding="utf-8-sig") as file:
+            lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+        numbers = [number for number, _ in lines]
+        records: Any = [_parse(line, f"line {number} of {path}") for number, line in lines]
+    else:
+        records = _parquet(path) if suffix == ".parquet" else _parse(path.read_text("utf-8-sig"), str(path))
+        if not isinstance(records, list):
+            raise InputError(
+                f"{path} holds a JSON {type(records).__name__}; expected a list of objects, or a .jsonl file"
+            )
+        numbers = range(1, len(records) + 1)
+    for number, record in zip(numbers, records, strict=True):
+        if not isinstance(record, dict):
+            raise InputError(
+                f"row {number} of {path} is a {type(record).__name__}; expected an object with a text and a label"
+            )
+    columns = tuple(records[0]) if records else ()
+    rows = tuple(tuple(record.get(column) for column in columns) for record in records)
+    return Table(str(path), columns, rows, tuple(numbers), header=False)
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place} is not valid JSON ({error}); expected objects with a text and a label") from error
+
+
+def _parquet(path: Path) -> Any:
+    import pyarrow.lib
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.lib.ArrowException as error:
+        raise InputError(f"{path} is not a parquet file ({error}); write it again as parquet or csv") from error

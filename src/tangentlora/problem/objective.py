@@ -1,0 +1,135 @@
+"""The convex problem P(δ) = (1/N) Σ_i ℓ(z_i(δ), y_i) + λ Σ_t ‖δ_t‖_*, with z = f0 + Jδ, and its factored form F."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from tangentlora.blocks import Blocks, Factors
+from tangentlora.errors import InputError
+from tangentlora.problem.losses import Contrasted, Loss
+from tangentlora.problem.spectral import RANK_TOLERANCE, product_singular_values
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.span import Span, restrict
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Linearised fine-tuning with nuclear-norm regularisation; LoRA with weight decay is its factored form.
+
+    P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_* and F(u,v) = L̂(uvᵀ) + λ/2 Σ_t (‖u_t‖² + ‖v_t‖²), where
+    L̂(δ) = (1/N) Σ_i ℓ(f0_i + (Jδ)_i, y_i). All numbers are float64: everything given is converted.
+    Raises InputError for λ < 0 or not finite, and for labels that do not fit the outputs.
+    Source: Jang, Lee, Ryu 2024, section 2.
+    """
+
+    jacobian: Jacobian
+    f0: Float[Tensor, "N K"]
+    y: Shaped[Tensor, "N ..."]
+    loss: Loss
+    lam: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lam) and self.lam >= 0):
+            raise InputError(
+                f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such as 0.01"
+            )
+        object.__setattr__(self, "jacobian", self.jacobian.to(torch.float64))
+        object.__setattr__(self, "f0", self.f0.to(self.jacobian.device, torch.float64))
+        y = self.y.double() if self.y.is_floating_point() else self.y
+        object.__setattr__(self, "y", y.to(self.jacobian.device))
+        if self.f0.shape != (self.jacobian.n_examples, self.jacobian.n_outputs):
+            raise InputError(
+                f"got outputs of shape {tuple(self.f0.shape)} for a Jacobian of {self.jacobian.n_examples} examples and "
+                f"{self.jacobian.n_outputs} outputs, expected the same examples: linearise them together"
+            )
+        self.loss.check_labels(self.y, *self.f0.shape)
+
+    def outputs(self, factors: Factors) -> Float[Tensor, "N K"]:
+        """Return z = f0 + J(uvᵀ), (N,K)."""
+        return self.f0 + self.jacobian.at(factors).forward()
+
+    def empirical_loss(self, z: Float[Tensor, "N K"]) -> float:
+        """Return L̂ = (1/N) Σ_i ℓ(z_i, y_i)."""
+        return float(self.loss.value(z, self.y).mean())
+
+    def dual_point(self, z: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Return a = ∇_z L̂, (N,K); it contains the 1/N."""
+        return self.loss.gradient(z, self.y) / len(z)
+
+    def objective(self, factors: Factors) -> float:
+        """Return P(uvᵀ)."""
+        return self.empirical_loss(self.outputs(factors)) + self.lam * nuclear_norm(factors)
+
+    def factored_objective(self, factors: Factors) -> float:
+        """Return F(u,v) ≥ P(uvᵀ), with equality where uᵀu = vᵀv."""
+        return self.empirical_loss(self.outputs(factors)) + self.lam * half_squares(factors)
+
+    def gap(self, factors: Factors) -> float:
+        """Return F(u,v) minus the dual value at the scaled gradient: a fast estimate by which solvers stop.
+
+        It is what `certify` proves apart from its margin for rounding; only the certificate is a proof.
+        Source: derived; docs/theory.md, "The certificate".
+        """
+        z = self.outputs(factors)
+        primal = self.empirical_loss(z) + self.lam * half_squares(factors)
+        return primal - self.dual_value(self.dual_point(z))
+
+    def dual_value(self, a: Float[Tensor, "N K"]) -> float:
+        """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖Σ_ik a_ik J_ik,t‖₂)."""
+        norm = max(float(torch.linalg.matrix_norm(M, 2)) for M in self.jacobian.adjoint(a).values())
+        s = 1.0 if norm <= self.lam else self.lam / norm
+        conjugate = self.loss.conjugate(len(a) * s * a, self.y).mean()
+        return float(s * (a * self.f0).sum() - conjugate)
+
+    @cached_property
+    def contrasted(self) -> Problem:
+        """The same problem in the fewest outputs that the loss can tell apart (K−1 for cross-entropy)."""
+        C = self.loss.contrasts(self.jacobian.n_outputs)
+        if C is None:
+            return self
+        C = C.to(self.f0)
+        jacobian = self.jacobian.combine_outputs(C)
+        return Problem(jacobian, self.f0 @ C.T, self.y, Contrasted(self.loss, C), self.lam)
+
+    @cached_property
+    def reduced(self) -> tuple[Problem, Span]:
+        """The contrasted problem in the coordinates of the Jacobian's span, and the span that lifts answers back."""
+        jacobian, span = restrict(self.contrasted.jacobian)
+        inner = self.contrasted
+        return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
+
+    def zero(self) -> Factors:
+        """Return factors of rank zero for every layer: δ = 0."""
+        return {
+            name: (self.f0.new_zeros(m, 0), self.f0.new_zeros(n, 0))
+            for name, (m, n) in self.jacobian.shapes.items()
+        }
+
+
+def nuclear_norm(factors: Factors) -> float:
+    """Return Σ_t ‖u_t v_tᵀ‖_*."""
+    return sum(float(product_singular_values(u, v).sum()) for u, v in factors.values())
+
+
+def half_squares(factors: Factors) -> float:
+    """Return ½ Σ_t (‖u_t‖² + ‖v_t‖²) ≥ Σ_t ‖u_t v_tᵀ‖_*."""
+    return 0.5 * sum(float(u.square().sum() + v.square().sum()) for u, v in factors.values())
+
+
+def ranks(factors: Factors, tolerance: float = RANK_TOLERANCE) -> dict[str, int]:
+    """Return the rank of each u_t v_tᵀ: the number of singular values above `tolerance` times the largest of all layers."""
+    values = {name: product_singular_values(u, v) for name, (u, v) in factors.items()}
+    largest = max((float(s[0]) for s in values.values() if len(s)), default=0.0)
+    return {name: int((s > tolerance * largest).sum()) for name, s in values.items()}
+
+
+def spectral_norms(blocks: Mapping[str, Tensor] | Blocks) -> dict[str, float]:
+    """Return ‖M_t‖₂ per layer."""
+    return {name: float(torch.linalg.matrix_norm(M, 2)) for name, M in blocks.items()}

@@ -1,0 +1,74 @@
+"""What every solver takes and returns."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+from tangentlora.blocks import Factors
+from tangentlora.problem.objective import Problem, ranks
+
+Monitor = Callable[[Factors], dict[str, float]]
+"""Called at each logged epoch; what it returns (held-out accuracy, say) is kept in the history."""
+
+
+class Status(Enum):
+    """How a solver ended; each value is a sentence that a user can act on."""
+
+    GLOBAL_OPTIMUM = "The duality gap is within the tolerance: this is the global optimum."
+    STATIONARY = (
+        "The run is stationary but its gap is above the tolerance: the rank is too small or it sits at a saddle; "
+        "raise the rank or use --solver certified."
+    )
+    EPOCHS_SPENT = (
+        "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
+    )
+    DIVERGED = "The objective stopped being finite: lower the learning rate."
+    PRECISION_REACHED = (
+        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One logged epoch: F(u,v), its duality gap, and whatever the monitor measured."""
+
+    epoch: int
+    objective: float
+    gap: float
+    measures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An answer δ_t = u_t v_tᵀ with the problem it answers; its costs are derived from the two, never stored.
+
+    `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it).
+    """
+
+    problem: Problem
+    factors: Factors
+    status: Status
+    history: tuple[Record, ...]
+    epochs: int
+
+    @cached_property
+    def objective(self) -> float:
+        """P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_*."""
+        return self.problem.objective(self.factors)
+
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """The numerical rank of δ_t per layer."""
+        return ranks(self.factors)
+
+
+class Solver(abc.ABC):
+    """A way of minimising a Problem; its fields are its settings."""
+
+    @abc.abstractmethod
+    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
+        """Return an answer; the same settings and problem give the same bytes on one machine."""

@@ -1,0 +1,43 @@
+"""The Tangent: what the solvers and the theory know of a network and its examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.models.targets import Target
+from tangentlora.tangent.jacobian import Jacobian
+
+FORMAT = 1
+"""Version of the store's layout and of what is in it; part of every key."""
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The network seen from its pretrained weights on N examples: z(δ) = f0 + Jδ, (N,K).
+
+    `identity` says what it was made from (model, readout, data, targets, versions); equal identities give equal
+    numbers. `source` is the store it was read from or written to, if any.
+    """
+
+    f0: Float[Tensor, "N K"]
+    jacobian: Jacobian
+    targets: tuple[Target, ...]
+    identity: dict[str, Any]
+    source: Path | None = field(default=None, compare=False)
+
+    @property
+    def key(self) -> str:
+        """The name of this tangent in a store: a hash of its identity."""
+        return key_of(self.identity)
+
+
+def key_of(identity: dict[str, Any]) -> str:
+    """Return the first 32 hexadecimal digits of the SHA-256 of the identity's canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
