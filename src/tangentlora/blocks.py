@@ -7,10 +7,10 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-Blocks: TypeAlias = dict[str, Float[Tensor, "m n"]]
-"""One matrix δ_t (m,n) per adapted layer t."""
+Blocks: TypeAlias = dict[str, Float[Tensor, "_m _n"]]
+"""One matrix δ_t (m,n) per adapted layer t; the underscores say that m and n differ from layer to layer."""
 
-Factors: TypeAlias = dict[str, tuple[Float[Tensor, "m r"], Float[Tensor, "n r"]]]
+Factors: TypeAlias = dict[str, tuple[Float[Tensor, "_m _r"], Float[Tensor, "_n _r"]]]
 """One pair (u_t, v_t) per adapted layer t, standing for δ_t = u_t v_tᵀ; r may differ from layer to layer."""
 
 

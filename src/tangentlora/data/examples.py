@@ -25,8 +25,9 @@ Modality: TypeAlias = Literal["text", "image", "audio"]
 class Examples:
     """N inputs with labels in 0..K−1, where `label_names[k]` is the label column's value for output k.
 
-    An input is a sentence, a pair of sentences, a Pillow image in RGB, or a mono waveform, float32 in [−1, 1], at
-    `sampling_rate` hertz. Raises InputError when inputs and labels differ in number or a label is not in 0..K−1.
+    An input is a sentence, a pair of sentences, a Pillow image in RGB, or a mono waveform, float32 in
+    [−1, 1], at `sampling_rate` hertz. Raises InputError when inputs and labels differ in number or a label is
+    not in 0..K−1.
     """
 
     inputs: tuple[Input, ...]
@@ -43,7 +44,9 @@ class Examples:
         K = len(self.label_names)
         wrong = next((label for label in self.labels if not 0 <= label < K), None)
         if wrong is not None:
-            raise InputError(f"got the label {wrong} where there are {K} names; expected an index from 0 to {K - 1}")
+            raise InputError(
+                f"got the label {wrong} for {K} label names; expected an index from 0 to {K - 1}"
+            )
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -53,6 +56,11 @@ class Examples:
         rows = tuple(index)
         inputs = tuple(self.inputs[i] for i in rows)
         return replace(self, inputs=inputs, labels=tuple(self.labels[i] for i in rows))
+
+    @property
+    def kind(self) -> tuple[str, int | None, tuple[str, ...]]:
+        """Modality, sampling rate and label names: what sets must share to be used together."""
+        return self.modality, self.sampling_rate, self.label_names
 
     def counts(self) -> dict[str, int]:
         """Return the number of examples of every label, zeros included, in the order of the outputs."""
@@ -70,9 +78,10 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The examples to train on, to choose by and to test on, with the task they pose and the source they came from.
+    """The examples to train on, to choose by and to test on, with their task and the source they came from.
 
-    Raises InputError when there is nothing to train on or the training set knows one label only.
+    Raises InputError when a set is empty, the training set knows one label only, or the sets differ in label
+    names, modality or sampling rate.
     """
 
     train: Examples
@@ -82,13 +91,21 @@ class Splits:
     source: str
 
     def __post_init__(self) -> None:
-        if not len(self.train):
-            raise InputError(f"{self.source} holds no training examples; give at least one per label")
+        for part, examples in (("train", self.train), ("dev", self.dev), ("test", self.test)):
+            if examples is None:
+                continue
+            if not len(examples):
+                raise InputError(f"the {part} set of {self.source} is empty; give it examples or omit it")
+            if examples.kind != self.train.kind:
+                raise InputError(
+                    f"the {part} set of {self.source} is {examples.kind} and the train set "
+                    f"{self.train.kind}; expected one kind: ask for one sampling rate and give one task"
+                )
         present = [name for name, count in self.train.counts().items() if count]
         if len(present) == 1:
             raise InputError(
-                f"every training example of {self.source} has the label {present[0]!r}; expected two labels or "
-                f"more: check the label column, or add examples of the others"
+                f"every training example of {self.source} has the label {present[0]!r}; expected two labels "
+                f"or more: check the label column, or add examples of the others"
             )
 
 

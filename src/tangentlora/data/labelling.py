@@ -11,7 +11,18 @@ from tangentlora.data.tables import Table
 from tangentlora.data.tasks import Task, infer_task
 from tangentlora.errors import InputError
 
-TEXT_NAMES = ("text", "sentence", "content", "message", "review", "comment", "question", "query", "utterance", "body")
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "content",
+    "message",
+    "review",
+    "comment",
+    "question",
+    "query",
+    "utterance",
+    "body",
+)
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
     ("question1", "question2"),
@@ -19,7 +30,16 @@ PAIR_NAMES = (
     ("premise", "hypothesis"),
     ("text1", "text2"),
 )
-LABEL_NAMES = ("label", "labels", "category", "class", "target", "intent", "sentiment", "topic")
+LABEL_NAMES: tuple[str, ...] = (
+    "label",
+    "labels",
+    "category",
+    "class",
+    "target",
+    "intent",
+    "sentiment",
+    "topic",
+)
 
 
 @dataclass(frozen=True)
@@ -39,13 +59,13 @@ class Wanted:
     label: str | None = None
 
     def find(self, available: Sequence[str]) -> Columns | None:
-        """Return the columns as named by the caller, else by the task, else by custom; None when some are absent.
+        """Return the columns named by the caller, else by the task, else by custom; None if some are absent.
 
         Pairs come before single texts: a table with a question and a sentence poses a question about both.
         """
-        pairs, singles = PAIR_NAMES, tuple((name,) for name in TEXT_NAMES)
-        texts: tuple[tuple[str, ...], ...] = pairs + singles
-        labels = LABEL_NAMES
+        pairs: tuple[tuple[str, ...], ...] = PAIR_NAMES
+        singles: tuple[tuple[str, ...], ...] = tuple((name,) for name in TEXT_NAMES)
+        texts, labels = pairs + singles, LABEL_NAMES
         if self.task is not None:
             texts = (self.task.text_columns, *(singles if len(self.task.text_columns) == 1 else pairs))
             labels = (self.task.label_column, *labels)
@@ -66,8 +86,8 @@ class Wanted:
 def find_columns(table: Table, wanted: Wanted, headerless: tuple[str, ...] = ()) -> tuple[Table, Columns]:
     """Return the table under the right names, and its text and label columns.
 
-    A table whose first row names no such columns is taken to have no header when `headerless` has names of its
-    width. Raises InputError, with the columns found, when text or label is missing.
+    A table whose first row names no such columns is taken to have no header when `headerless` has names of
+    its width. Raises InputError, with the columns found, when text or label is missing.
     """
     columns = wanted.find(table.columns)
     if columns is None and table.header and len(headerless) == len(table.columns):
@@ -76,21 +96,23 @@ def find_columns(table: Table, wanted: Wanted, headerless: tuple[str, ...] = ())
     if columns is None:
         found = ", ".join(repr(name if len(name) <= 40 else name[:39] + "…") for name in table.columns)
         raise InputError(
-            f"{table.name} has the columns {found}; expected {wanted.describe()}: name the text and label columns, "
-            f"or put their names in the first row"
+            f"{table.name} has the columns {found}; expected {wanted.describe()}: name the text and label "
+            f"columns, or put their names in the first row"
         )
     return table, columns
 
 
 def label_values(table: Table, column: str) -> list[str]:
-    """Return the label column as strings: whole numbers without a decimal point, text without blanks around it.
+    """Return the label column as strings: whole numbers without a decimal point, text without outer blanks.
 
     Raises InputError, with the row number, when a label is missing.
     """
     values = [_as_label(value) for value in table.column(column)]
     for number, value in zip(table.numbers, values, strict=True):
         if not value:
-            raise InputError(f"row {number} of {table.name} has no label in {column!r}; give it one or remove the row")
+            raise InputError(
+                f"row {number} of {table.name} has no label in {column!r}; add it or remove the row"
+            )
     return values
 
 
@@ -100,34 +122,39 @@ def task_of(table: Table, columns: Columns) -> Task:
     return infer_task(values, text_columns=columns.text, label_column=columns.label)
 
 
-def label_table(table: Table, columns: Columns, task: Task) -> Examples:
-    """Return the rows as examples with the labels of the task; a blank text is kept, a missing one is not.
-
-    Raises InputError, with the row number, for a label that the task does not have and for a text that is no text.
-    """
+def label_indices(table: Table, column: str, task: Task) -> tuple[int, ...]:
+    """Return the output, 0..K−1, of every row; raise InputError, with the row, for an unknown label."""
     outputs = {label: k for k, label in enumerate(task.labels)}
-    texts = [table.column(name) for name in columns.text]
-    inputs: list[Any] = []
-    labels: list[int] = []
-    for number, value, *row in zip(table.numbers, label_values(table, columns.label), *texts, strict=True):
+    values = label_values(table, column)
+    for number, value in zip(table.numbers, values, strict=True):
         if value not in outputs:
             raise InputError(
-                f"row {number} of {table.name} has the label {value!r}; expected one of {', '.join(task.labels)}, "
-                f"the labels of task {task.name}: correct the row, or choose another task or label column"
+                f"row {number} of {table.name} has the label {value!r}; expected one of "
+                f"{', '.join(task.labels)}, the labels of task {task.name}: correct the row, or choose "
+                f"another task or label column"
             )
-        for name, text in zip(columns.text, row, strict=True):
+    return tuple(outputs[value] for value in values)
+
+
+def label_table(table: Table, columns: Columns, task: Task) -> Examples:
+    """Return the rows as text examples with the labels of the task; blank text is kept, missing text not.
+
+    Raises InputError, with the row number, for a text that is no text, and as :func:`label_indices` does.
+    """
+    for name in columns.text:
+        for number, text in zip(table.numbers, table.column(name), strict=True):
             if not isinstance(text, str):
                 raise InputError(
-                    f"row {number} of {table.name} has {text!r} in {name!r}; expected text: correct the row, or "
-                    f"name another text column"
+                    f"row {number} of {table.name} has {text!r} in {name!r}; expected text: correct the row, "
+                    f"or name another text column"
                 )
-        inputs.append(row[0] if len(row) == 1 else tuple(row))
-        labels.append(outputs[value])
-    return Examples(tuple(inputs), tuple(labels), task.labels)
+    texts = [table.column(name) for name in columns.text]
+    inputs = tuple(texts[0]) if len(texts) == 1 else tuple(zip(*texts, strict=True))
+    return Examples(inputs, label_indices(table, columns.label, task), task.labels)
 
 
 def _as_label(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # JSON and parquet know NaN
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

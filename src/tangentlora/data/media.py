@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from tangentlora.data.examples import Examples
 from tangentlora.errors import InputError
@@ -14,12 +15,14 @@ from tangentlora.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
+@runtime_checkable
 class Encoded(Protocol):
     """A file, or something like one, whose `str` is its name."""
 
@@ -28,27 +31,32 @@ class Encoded(Protocol):
 
 def decode_images(examples: Examples) -> Examples:
     """Return examples of encoded images with the images decoded; see :func:`read_image`."""
-    return replace(examples, inputs=tuple(read_image(source) for source in examples.inputs))
+    sources = cast("Sequence[Encoded]", examples.inputs)
+    return replace(examples, inputs=tuple(read_image(source) for source in sources))
 
 
 def decode_waveforms(examples: Examples, sampling_rate: int | None) -> Examples:
-    """Return examples of encoded recordings as waveforms at `sampling_rate` hertz (None: the rate they share).
+    """Return examples of encoded recordings as waveforms at `sampling_rate` hertz (None: their common rate).
 
     Raises InputError when the rates differ and none was asked for, and as :func:`read_waveform` does.
     """
-    waveforms = []
-    for source in examples.inputs:
-        waveform, rate = read_waveform(source)
-        if sampling_rate is None:
-            sampling_rate = rate
-            first = source
-            may_differ = False
-        ...
-    return examples
+    sources = cast("Sequence[Encoded]", examples.inputs)
+    recordings = [read_waveform(source) for source in sources]
+    if sampling_rate is None:
+        rates = {rate: source for source, (_, rate) in zip(sources, recordings, strict=True)}
+        if len(rates) > 1:
+            places = ", ".join(f"{rate} Hz in {source}" for rate, source in sorted(rates.items()))
+            raise InputError(f"the recordings differ in sampling rate ({places}); ask for one sampling rate")
+        sampling_rate = next(iter(rates), None)
+    waveforms = tuple(
+        resample(waveform, rate, rate if sampling_rate is None else sampling_rate)
+        for waveform, rate in recordings
+    )
+    return replace(examples, inputs=waveforms, sampling_rate=sampling_rate)
 
 
 def read_image(source: Encoded) -> Image:
-    """Return the image in RGB, turned upright as its metadata says; raise InputError if it cannot be decoded."""
+    """Return the image in RGB, turned upright as its metadata says; raise InputError if that fails."""
     from PIL import Image, ImageOps
 
     try:
@@ -56,3 +64,76 @@ def read_image(source: Encoded) -> Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot decode the image {source} ({error}); replace or remove the file") from error
+
+
+def read_waveform(source: Encoded) -> tuple[Float[NDArray[np.float32], " samples"], int]:
+    """Return a recording's waveform, float32 in [−1, 1], channels averaged, and its sampling rate in hertz.
+
+    WAV needs no further package; other formats are read by soundfile. Raises InputError when the file cannot
+    be decoded or holds no finite samples, and when soundfile is needed and absent.
+    """
+    import numpy as np
+
+    try:
+        raw = source.read_bytes()
+        samples, rate = _read_wav(raw) if raw[:4] in (b"RIFF", b"RIFX", b"RF64") else _read_other(raw, source)
+    except InputError:
+        raise
+    except Exception as error:  # broken files make the decoders fail in half a dozen ways
+        raise InputError(
+            f"cannot decode the recording {source} ({error}); replace or remove the file"
+        ) from error
+    waveform = samples if samples.ndim == 1 else samples.mean(axis=1)
+    if not waveform.size or not np.isfinite(waveform).all():
+        raise InputError(
+            f"the recording {source} holds no samples, or some that are not finite; remove the file"
+        )
+    return waveform.astype(np.float32), rate
+
+
+def resample(
+    waveform: Float[NDArray[np.float32], " samples"], rate: int, target: int
+) -> Float[NDArray[np.float32], " resampled"]:
+    """Return a waveform sampled at `rate` hertz as it would be at `target` hertz.
+
+    The result has ⌈samples·target/rate⌉ samples. A linear-phase low-pass filter at the lower of the two
+    Nyquist frequencies keeps time and prevents aliasing. Raises InputError when target < 1.
+    """
+    import numpy as np
+    from scipy.signal import resample_poly
+
+    if target < 1:
+        raise InputError(f"got a sampling rate of {target} Hz; expected a positive number, such as 16000")
+    if target == rate:
+        return waveform
+    common = math.gcd(rate, target)
+    resampled = resample_poly(waveform.astype(np.float64), target // common, rate // common)
+    return cast("NDArray[np.float32]", resampled.astype(np.float32))
+
+
+def _read_wav(raw: bytes) -> tuple[NDArray[np.float64], int]:
+    """Decode PCM and float WAV; integers are divided by their range, and 8-bit ones are unsigned."""
+    import numpy as np
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", wavfile.WavFileWarning)  # a file that ends too soon
+        warnings.filterwarnings("ignore", "Chunk", wavfile.WavFileWarning)  # titles and comments
+        rate, samples = wavfile.read(io.BytesIO(raw))
+    scaled = samples.astype(np.float64)
+    if np.issubdtype(samples.dtype, np.integer):
+        half = 2.0 ** (8 * samples.dtype.itemsize - 1)
+        scaled = scaled / half - (1.0 if np.issubdtype(samples.dtype, np.unsignedinteger) else 0.0)
+    return scaled, rate
+
+
+def _read_other(raw: bytes, source: Encoded) -> tuple[NDArray[np.float64], int]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise InputError(
+            f"the recording {source} is not WAV and soundfile is not installed; install tangentlora[media] "
+            f"or convert the recordings to WAV"
+        ) from error
+    samples, rate = soundfile.read(io.BytesIO(raw), dtype="float64")
+    return samples, rate

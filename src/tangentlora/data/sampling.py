@@ -1,4 +1,4 @@
-"""Drawing examples: k per label, a held-out share, a capped test set; all seeded and in the order of the source."""
+"""Drawing examples: k per label, a held-out share, a capped test set; seeded, in the order of the source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEST_SEED = 42
 
 
 def sample_shots(examples: Examples, shots: int, seed: int) -> tuple[Examples, Examples]:
-    """Return `shots` examples of every label, drawn by `seed`, and the remainder, both in their original order.
+    """Return `shots` examples of every label, drawn by `seed`, and the remainder, both in original order.
 
     Raises InputError when shots < 1 or a label has fewer than `shots` examples.
     """
@@ -22,8 +22,8 @@ def sample_shots(examples: Examples, shots: int, seed: int) -> tuple[Examples, E
     for name, count in examples.counts().items():
         if count < shots:
             raise InputError(
-                f"the label {name!r} has {count} example(s), fewer than the {shots} shots asked for; ask for fewer "
-                f"shots or add examples"
+                f"the label {name!r} has {count} example(s), fewer than the {shots} shots asked for; ask for "
+                f"fewer shots or add examples"
             )
     return _split(examples, [shots] * len(examples.label_names), seed)
 
@@ -45,7 +45,9 @@ def cap(examples: Examples, limit: int | None) -> Examples:
     Raises InputError when limit < 1.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"got a limit of {limit} test examples; expected at least 1, or none for all of them")
+        raise InputError(
+            f"got a limit of {limit} test examples; expected at least 1, or none for all of them"
+        )
     if limit is None or len(examples) <= limit:
         return examples
     return examples.select(sorted(_permutation(len(examples), TEST_SEED)[:limit]))
@@ -58,11 +60,13 @@ def _split(examples: Examples, wanted: Sequence[int], seed: int) -> tuple[Exampl
         if left[examples.labels[i]]:
             left[examples.labels[i]] -= 1
             chosen.add(i)
-    return examples.select(sorted(chosen)), examples.select(i for i in range(len(examples)) if i not in chosen)
+    return examples.select(sorted(chosen)), examples.select(
+        i for i in range(len(examples)) if i not in chosen
+    )
 
 
 def _permutation(n: int, seed: int) -> list[int]:
-    # Sorting by random() and not shuffle(): its stream alone is promised to be the same in every Python version.
+    # Sorting by random() and not shuffle(): its stream alone is promised to be the same in every version.
     draw = random.Random(seed)
     keys = [draw.random() for _ in range(n)]
     return sorted(range(n), key=keys.__getitem__)

@@ -16,7 +16,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of equal width under column names; `numbers` are the places of the rows, counted from 1 as a user would.
+    """Rows of equal width under column names; `numbers` are their places, counted from 1 as a user would.
 
     `header` says that the names were read from the file's first row, which is then row 1.
     """
@@ -40,9 +40,10 @@ class Table:
 def read_table(path: Path) -> Table:
     """Return the table in a file, whose kind the suffix tells; text files are UTF-8, with or without a mark.
 
-    Quotes group fields in csv files only: sentences in tsv files hold lone quotes. A json file holds a list of
-    objects, a jsonl file one object a line; the first object names the columns. Raises InputError for another
-    suffix, a file that cannot be decoded, a row of the wrong width (with its number) and a file with no rows.
+    Quotes group fields in csv files only: sentences in tsv files hold lone quotes. A json file holds a list
+    of objects, a jsonl file one object a line; the first object names the columns. Raises InputError for
+    another suffix, a file that cannot be decoded, a row of the wrong width (with its number) and an empty
+    file.
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
@@ -63,17 +64,19 @@ def read_table(path: Path) -> Table:
 
 
 def _delimited(path: Path, suffix: str) -> Table:
-    delimiter, quoting = (",", csv.QUOTE_MINIMAL) if suffix == ".csv" else ("\t", csv.QUOTE_NONE)
     numbered: list[tuple[int, list[str]]] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        if suffix == ".csv":
+            reader = csv.reader(file, strict=True)
+        else:
+            reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
         try:
             for number, fields in enumerate(reader, start=1):
                 if fields:
                     numbered.append((number, fields))
         except csv.Error as error:
             raise InputError(
-                f"{path} is not well-formed {suffix[1:]} at line {reader.line_num} ({error}); correct that line"
+                f"{path} is not well-formed {suffix[1:]} at line {reader.line_num} ({error}); correct it"
             ) from error
     if not numbered:
         return Table(str(path), (), (), (), header=True)
@@ -106,7 +109,8 @@ def _records(path: Path, suffix: str) -> Table:
     for number, record in zip(numbers, records, strict=True):
         if not isinstance(record, dict):
             raise InputError(
-                f"row {number} of {path} is a {type(record).__name__}; expected an object with a text and a label"
+                f"row {number} of {path} is a {type(record).__name__}; expected an object"
+                f" with a text and a label"
             )
     columns = tuple(records[0]) if records else ()
     rows = tuple(tuple(record.get(column) for column in columns) for record in records)
@@ -117,14 +121,16 @@ def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{place} is not valid JSON ({error}); expected objects with a text and a label") from error
+        raise InputError(
+            f"{place} is not valid JSON ({error}); expected objects with a text and a label"
+        ) from error
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow.lib
-    import pyarrow.parquet
+    import pyarrow.lib  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.lib.ArrowException as error:
-        raise InputError(f"{path} is not a parquet file ({error}); write it again as parquet or csv") from error
+        raise InputError(f"{path} is not a parquet file ({error}); write it anew, or as csv") from error

@@ -1,8 +1,9 @@
-"""What a classification task asks: labels, label words, a prompt template and one sentence naming each label."""
+"""What a classification task asks: labels, label words, a prompt template, a sentence naming each label."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ class Task:
     `labels` are the values of the label column, as strings; `label_words` (one per label) fill the mask of a
     prompt; `prototypes` (one sentence per label) are what a sentence encoder compares an input with.
     `template` has the fields `{text}` and `{mask}`, and `{text2}` when there are two `text_columns`.
-    `folder` is the task's name in the published k-shot layout, and `columns` names the columns of that layout's
-    files when they have no header (empty: the first row is the header).
-    Raises InputError when words or prototypes do not match the labels, or the template does not match the texts.
+    `folder` is the task's name in the published k-shot layout, and `columns` names the columns of that
+    layout's files when they have no header (empty: the first row is the header).
+    Raises InputError when words or prototypes do not match the labels, or the template not the texts.
     """
 
     name: str
@@ -38,24 +39,20 @@ class Task:
         for kind, words in (("label words", self.label_words), ("prototypes", self.prototypes)):
             if len(words) != len(self.labels):
                 raise InputError(
-                    f"task {self.name} has {len(words)} {kind} for {len(self.labels)} labels; give one per label"
+                    f"task {self.name} has {len(words)} {kind} and {len(self.labels)} labels; give one each"
                 )
         if len(self.text_columns) not in (1, 2):
             raise InputError(
                 f"task {self.name} has {len(self.text_columns)} text columns; give one, or two for a pair"
             )
-        found = sorted(field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None)
+        fields = (field for _, field, _, _ in string.Formatter().parse(self.template))
+        found = sorted(field for field in fields if field is not None)
         expected = ["mask", "text", "text2"][: 1 + len(self.text_columns)]
         if found != expected:
             raise InputError(
-                f"the template {self.template!r} of task {self.name} has the fields {found}; expected each of "
-                f"{expected} once for {len(self.text_columns)} text column(s)"
+                f"the template {self.template!r} of task {self.name} has the fields {found}; expected "
+                f"each of {expected} once for {len(self.text_columns)} text column(s)"
             )
-
-    @property
-    def K(self) -> int:
-        """The number of labels, and so of outputs."""
-        return len(self.labels)
 
 
 def task(name: str) -> Task:
@@ -63,14 +60,14 @@ def task(name: str) -> Task:
 
     Raises InputError, with the nearest name and all of them, when there is no such task.
     """
-    names = {_plain(key): key for key in TASKS} | {_plain(t.folder): key for key, t in TASKS.items() if t.folder}
+    names = {_plain(key): key for key in TASKS}
     if _plain(name) in names:
         return TASKS[names[_plain(name)]]
     near = difflib.get_close_matches(_plain(name), names, n=1)
     hint = f"did you mean {names[near[0]]}? " if near else ""
     raise InputError(
-        f"unknown task {name!r}; {hint}the known tasks are {', '.join(TASKS)}; leave the task out to take the "
-        f"labels from the data"
+        f"unknown task {name!r}; {hint}the known tasks are {', '.join(TASKS)}; leave the task out to take "
+        f"the labels from the data"
     )
 
 
@@ -83,13 +80,13 @@ def infer_task(
 ) -> Task:
     """Return a task made from the values of a label column alone.
 
-    The labels are the distinct values, sorted as numbers if all are whole numbers and as text otherwise. Label
-    words are the labels themselves, the template is `{text} It was {mask}.` and the prototypes are `It was
-    <label>.`; a pair of texts gets `{text} {mask}, {text2}`. To word them better, pass the result to
-    `dataclasses.replace`.
+    The labels are the distinct values, sorted as numbers if all are whole numbers and as text otherwise.
+    Label words are the labels themselves, the template is `{text} It was {mask}.` and the prototypes are
+    `It was <label>.`; a pair of texts gets `{text} {mask}, {text2}`. To word them better, pass the result
+    through `dataclasses.replace`.
     """
     distinct = set(values)
-    numeric = all(value.lstrip("-").isdecimal() for value in distinct)
+    numeric = all(re.fullmatch(r"-?\d+", value) for value in distinct)
     labels = tuple(sorted(distinct, key=lambda value: (int(value) if numeric else 0, value)))
     return Task(
         name=name,
@@ -131,7 +128,11 @@ def _inference(name: str, folder: str, label_column: str = "gold_label") -> Task
         labels=("contradiction", "neutral", "entailment"),
         label_words=("No", "Maybe", "Yes"),
         template=_PAIR,
-        prototypes=("The second contradicts the first.", "They are unrelated.", "The second follows from the first."),
+        prototypes=(
+            "The second contradicts the first.",
+            "They are unrelated.",
+            "The second follows from the first.",
+        ),
         text_columns=("sentence1", "sentence2"),
         label_column=label_column,
         folder=folder,
@@ -232,7 +233,12 @@ _KNOWN = (
         labels=("1", "2", "3", "4"),
         label_words=("world", "sports", "business", "tech"),
         template="{text} This article is about {mask} news.",
-        prototypes=("This is world news.", "This is sports news.", "This is business news.", "This is tech news."),
+        prototypes=(
+            "This is world news.",
+            "This is sports news.",
+            "This is business news.",
+            "This is tech news.",
+        ),
         folder="ag_news",
         columns=("label", "title", "text"),
     ),
@@ -242,13 +248,13 @@ _KNOWN = (
         label_words=("payment", "delivery", "technical", "account"),
         template="{text} This is a {mask} question.",
         prototypes=(
-            "This is about a payment, an invoice or a refund.",
+            "This is about paying, an invoice or a refund.",
             "This is about the delivery of an order.",
-            "This is about something that does not work.",
-            "This is about signing in and account settings.",
+            "This is about a technical fault.",
+            "This is about signing in or account settings.",
         ),
     ),
 )
 
 TASKS: dict[str, Task] = {known.name: known for known in _KNOWN}
-"""The paper's six tasks, further ones of the published k-shot collection, and `support`, whose examples are bundled."""
+"""The paper's six tasks, others of the published k-shot collection, and `support`, which is bundled."""

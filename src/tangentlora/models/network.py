@@ -1,10 +1,10 @@
-"""A pretrained network with a way of reading K outputs per example: what every later step sees of transformers."""
+"""A pretrained network and its K outputs per example: what every later step sees of transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that pass through the network together: `index` says which, `tensors` is what the network eats."""
+    """Examples that pass through the network together: `index` says which, `tensors` is what it takes."""
 
     index: tuple[int, ...]
     tensors: Mapping[str, Tensor]
@@ -32,6 +32,7 @@ class Batch:
         return Batch(self.index[:1], {name: tensor[:1] for name, tensor in self.tensors.items()})
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A readout bound to a network: encodes raw inputs, pads them into batches and reads the outputs."""
 
@@ -48,7 +49,8 @@ class Reader(Protocol):
 class Network:
     """A network in evaluation mode with frozen parameters, and the reader that gives its outputs (B,K).
 
-    `name` is what the user asked for (a hub id, a folder or `minilm`), `fingerprint` a SHA-256 over all weights.
+    `name` is what the user asked for (a hub id, a folder or `minilm`), `fingerprint` a SHA-256 over all
+    weights.
     """
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,12 +10,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from tangentlora.blocks import Blocks, Factors
+from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import Contrasted, Loss
 from tangentlora.problem.spectral import RANK_TOLERANCE, product_singular_values
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.span import Span, restrict
+
+_KERNEL_LIMIT = 4096
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,24 @@ class Problem:
         inner = self.contrasted
         return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
 
+    @cached_property
+    def kernel_eigenvalues(self) -> Float[Tensor, " c"]:
+        """The eigenvalues of the contrasted tangent kernel J Jᵀ, smallest first."""
+        return torch.linalg.eigvalsh(self.contrasted.jacobian.gram())
+
+    @cached_property
+    def constraints(self) -> int:
+        """The number c of independent outputs on the data: the numerical rank of the contrasted tangent kernel.
+
+        Above 4,096 outputs, where the kernel is too large to decompose, the bound N·K' on it (K' contrasted outputs).
+        Derived; docs/theory.md, "Contrasts".
+        """
+        size = self.contrasted.f0.numel()
+        if size > _KERNEL_LIMIT:
+            return size
+        values = self.kernel_eigenvalues
+        return int((values > size * torch.finfo(torch.float64).eps * values[-1]).sum())
+
     def zero(self) -> Factors:
         """Return factors of rank zero for every layer: δ = 0."""
         return {
@@ -128,8 +147,3 @@ def ranks(factors: Factors, tolerance: float = RANK_TOLERANCE) -> dict[str, int]
     values = {name: product_singular_values(u, v) for name, (u, v) in factors.items()}
     largest = max((float(s[0]) for s in values.values() if len(s)), default=0.0)
     return {name: int((s > tolerance * largest).sum()) for name, s in values.items()}
-
-
-def spectral_norms(blocks: Mapping[str, Tensor] | Blocks) -> dict[str, float]:
-    """Return ‖M_t‖₂ per layer."""
-    return {name: float(torch.linalg.matrix_norm(M, 2)) for name, M in blocks.items()}

@@ -41,9 +41,7 @@ class LocalModel:
         self.value = problem.empirical_loss(self.z) + problem.lam * half_squares(self.factors)
         a = problem.dual_point(self.z)
         self.M = problem.jacobian.only(self.names).adjoint(a) if self.names else {}
-        self.design = [
-            self._design(name, part) for name in self.names for part in (0, 1)
-        ]
+        self.design = [self._design(name, part) for name in self.names for part in (0, 1)]
         self.gradient = self.pack(
             {
                 name: (self.M[name] @ v + problem.lam * u, self.M[name].T @ u + problem.lam * v)
@@ -156,3 +154,13 @@ def _to_border(p: Tensor, d: Tensor, radius: float) -> float:
     """Return τ ≥ 0 with ‖p + τd‖ = radius."""
     a, b, c = float(d @ d), 2 * float(p @ d), float(p @ p) - radius**2
     return (-b + max(b * b - 4 * a * c, 0.0) ** 0.5) / (2 * a)
+
+
+def sharpness(problem: Problem, factors: Factors, products: int = 30) -> float:
+    """Return the largest eigenvalue of ∇²F at the factors in absolute value, by power iteration (a lower estimate)."""
+    model = LocalModel(problem, factors)
+    generator = torch.Generator().manual_seed(0)
+    d = torch.randn(len(model.gradient), generator=generator, dtype=torch.float64).to(model.gradient.device)
+    for _ in range(products):
+        d = model.hessian_product(d / d.norm())
+    return float(d.norm())

@@ -23,13 +23,9 @@ class Status(Enum):
         "The run is stationary but its gap is above the tolerance: the rank is too small or it sits at a saddle; "
         "raise the rank or use --solver certified."
     )
-    EPOCHS_SPENT = (
-        "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
-    )
+    EPOCHS_SPENT = "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
     DIVERGED = "The objective stopped being finite: lower the learning rate."
-    PRECISION_REACHED = (
-        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
-    )
+    PRECISION_REACHED = "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The Jacobian of all outputs with respect to all adapted weights, kept as rows g xᵀ and never formed.
 
-For example i, output k and layer t the Jacobian block is a short sum of outer products over the rows ρ of example i,
+For example i, output k and layer t the Jacobian block is a short sum of outer products over the rows ρ of i,
 
     J_ik,t = Σ_{ρ∈i} g_ρk x_ρᵀ  ∈ R^{m×n},
 
@@ -23,7 +23,7 @@ from tangentlora.blocks import Blocks, Factors
 _GRAM_ENTRIES = 2**25  # entries of the row-by-row products that gram() holds at a time: 256 MB in float64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerRows:
     """One layer's Jacobian as rows sorted by example: `counts[i]` rows belong to example i."""
 
@@ -52,6 +52,7 @@ class LayerRows:
         return rows.new_zeros(len(self.counts), rows.shape[1]).index_add_(0, self.example, rows)
 
     def select(self, index: Int[Tensor, " S"]) -> LayerRows:
+        """Return the rows of the examples `index`, in that order."""
         counts = self.counts[index]
         starts = (self.counts.cumsum(0) - self.counts)[index]
         within = torch.arange(int(counts.sum()), device=counts.device)
@@ -59,14 +60,16 @@ class LayerRows:
         rows = torch.repeat_interleave(starts, counts) + within
         return LayerRows(self.x[rows], self.g[rows], counts)
 
-    def project(self, row_basis: Tensor | None, column_basis: Tensor | None) -> LayerRows:
-        """Return the rows in the coordinates AᵀδB, A = `column_basis` (m,p), B = `row_basis` (n,q); None is identity."""
+    def project(
+        self, row_basis: Float[Tensor, "n q"] | None, column_basis: Float[Tensor, "m p"] | None
+    ) -> LayerRows:
+        """Return the rows in coordinates AᵀδB, A = `column_basis`, B = `row_basis`; None is the identity."""
         x = self.x if row_basis is None else self.x @ row_basis
         g = self.g if column_basis is None else self.g @ column_basis
         return LayerRows(x, g, self.counts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FactoredPoint:
     """The products that forward and adjoint share at factors (u, v), computed once."""
 
@@ -92,7 +95,7 @@ class FactoredPoint:
         return pairs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Jacobian:
     """The linear map δ ↦ (Σ_t ⟨J_ik,t, δ_t⟩)_ik from per-layer updates to outputs (N,K), and its adjoint.
 
@@ -147,7 +150,7 @@ class Jacobian:
     def at(self, factors: Factors) -> FactoredPoint:
         """Return the products with (u, v) from which both J(uvᵀ) and (Mv, Mᵀu) are cheap.
 
-        A layer that `factors` lacks counts as rank zero.
+        A layer that `factors` lacks counts as rank zero, and the adjoint has no entry for it.
         """
         return FactoredPoint(
             self,
@@ -181,7 +184,7 @@ class Jacobian:
 
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> Jacobian:
         """Return the Jacobian of the outputs z ↦ C z, such as the contrasts of a softmax."""
-        C = C.to(self.dtype)
+        C = C.to(self.device, self.dtype)
         return self._map(lambda rows: replace(rows, g=torch.einsum("jk,rkm->rjm", C, rows.g).contiguous()))
 
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,19 @@ FORMAT = 1
 """Version of the store's layout and of what is in it; part of every key."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tangent:
     """The network seen from its pretrained weights on N examples: z(δ) = f0 + Jδ, (N,K).
 
-    `identity` says what it was made from (model, readout, data, targets, versions); equal identities give equal
-    numbers. `source` is the store it was read from or written to, if any.
+    `identity` is what it was made from (model, readout, data, targets, versions), as JSON would give it back;
+    equal identities give equal numbers. `source` is the store it was read from or written to, if any.
     """
 
     f0: Float[Tensor, "N K"]
     jacobian: Jacobian
     targets: tuple[Target, ...]
     identity: dict[str, Any]
-    source: Path | None = field(default=None, compare=False)
+    source: Path | None = None
 
     @property
     def key(self) -> str:

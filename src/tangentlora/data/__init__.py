@@ -1,0 +1,19 @@
+"""Examples and the tasks they pose: the only door to `datasets`. Heavy imports wait until data is read."""
+
+from tangentlora.data.examples import Examples, Splits
+from tangentlora.data.sampling import cap, hold_out, sample_shots
+from tangentlora.data.sources import load_splits
+from tangentlora.data.tasks import TASKS, Task, infer_task, task
+
+__all__ = [
+    "TASKS",
+    "Examples",
+    "Splits",
+    "Task",
+    "cap",
+    "hold_out",
+    "infer_task",
+    "load_splits",
+    "sample_shots",
+    "task",
+]

@@ -1,0 +1,199 @@
+"""The prompt of a masked language model: the label words' logits at the mask, and no others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tangentlora.errors import InputError
+from tangentlora.models.network import Features
+from tangentlora.models.readouts import Readout
+from tangentlora.models.template import Template, cut
+from tangentlora.models.text import TextEncoder, as_texts
+
+
+@final
+@dataclass(frozen=True)
+class MaskPrompt(Readout):
+    """z_k = the logit of the k-th label word at the mask of a prompt: (B,K) from a masked language model.
+
+    `template` holds `{text}` and `{mask}` once, and `{text2}` if the examples are pairs: `{text} It was
+    {mask}.`, `{text}? {mask}, {text2}`, `{mask}: {text}`. Texts are stripped of outer spaces; where the
+    template puts punctuation directly after a text, the text's own final `.`, `?` or `!` gives way to it. A
+    space before the mask belongs to the word that the mask stands for, as in the networks' pretraining:
+    label words are single tokens as they appear after a space, so for RoBERTa with the space in them. Long
+    texts, the longest first, are cut to fit `max_length` tokens (or the network's own limit); the rest of
+    the template never is.
+
+    Raises `InputError` when the template or the words are malformed. Source: the paper's experiments,
+    section 5; the prompts are those of Gao, Fisch, Chen 2021 (arXiv:2012.15723).
+    """
+
+    template: str
+    label_words: tuple[str, ...]
+    max_length: int = 128
+
+    when_incomplete: ClassVar[str] = "choose a masked language model, or use label prototypes"
+
+    def __post_init__(self) -> None:
+        if len(self.label_words) < 2:
+            raise InputError(
+                f"got {len(self.label_words)} label words, expected at least two; give one for each label."
+            )
+        Template.parse(self.template)
+
+    def model_class(self) -> Any:
+        from transformers import AutoModelForMaskedLM
+
+        return AutoModelForMaskedLM
+
+    def bind(self, module: nn.Module, processor: Any) -> PromptReader:
+        """Return the reader; raise `InputError` for a word of several tokens or an unknown architecture."""
+        encoder, head, decoder = _encoder_and_head(module)
+        if not getattr(processor, "is_fast", False) or processor.mask_token is None:
+            raise InputError(
+                f"got the tokenizer {type(processor).__name__}, expected a fast one with a mask token; "
+                "choose a masked language model that has a tokenizer.json."
+            )
+        words = _label_ids(processor, self.label_words)
+        reader = PromptReader(
+            template=Template.parse(self.template),
+            words=words,
+            tokens=TextEncoder.for_module(encoder, processor, self.max_length),
+            encoder=encoder,
+            head=_narrowed(head, decoder, words),
+        )
+        reader.require_agreement_with(module)
+        return reader
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PromptReader:
+    """A masked language model read at the mask: the head sees one position and K rows of the vocabulary."""
+
+    template: Template
+    words: tuple[int, ...]
+    tokens: TextEncoder
+    encoder: nn.Module
+    head: nn.Module
+
+    def encode(self, inputs: Sequence[Any]) -> list[Features]:
+        """Return the tokens of filled templates; raise `InputError` when one is ill-filled or too long."""
+        tokenizer = self.tokens.tokenizer
+        encoded = []
+        for i, texts in enumerate(as_texts(inputs)):
+            sentence, slots = self.template.fill(texts, tokenizer.mask_token, i)
+            tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
+            if tokens["input_ids"].count(tokenizer.mask_token_id) != 1:
+                raise InputError(
+                    f"got example {i} whose text contains {tokenizer.mask_token!r}, expected the mask in the "
+                    "template only; take it out of the text."
+                )
+            kept = cut(tokens["offset_mapping"], slots, self.tokens.max_length)
+            if kept is None:
+                raise InputError(
+                    f"got the template {self.template.source!r}, which alone takes more than "
+                    f"{self.tokens.max_length} tokens, expected room for a text; shorten it or raise "
+                    "max_length."
+                )
+            encoded.append(
+                {
+                    name: torch.tensor(values)[kept]
+                    for name, values in tokens.items()
+                    if name in self.tokens.names
+                }
+            )
+        return encoded
+
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        return self.tokens.collate(features)
+
+    def outputs(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B K"]:
+        """Return the label words' logits at the mask; the mask is gathered before the head."""
+        hidden = self.encoder(**tensors).last_hidden_state
+        at_mask = (tensors["input_ids"] == self.tokens.tokenizer.mask_token_id).int().argmax(dim=1)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        logits: Tensor = self.head(hidden[rows, at_mask].unsqueeze(1))
+        return logits.squeeze(1)
+
+    def describe(self) -> dict[str, Any]:
+        return {"readout": "mask-prompt", "template": self.template.source, "label_ids": list(self.words)}
+
+    @torch.no_grad()
+    def require_agreement_with(self, module: nn.Module) -> None:
+        """Compare with the whole network on one prompt, to refuse architectures that do something else."""
+        batch = self.collate(self.encode([("one", "two")[: self.template.n_texts]]))
+        batch = {name: tensor.to(next(module.parameters()).device) for name, tensor in batch.items()}
+        at_mask = batch["input_ids"][0] == self.tokens.tokenizer.mask_token_id
+        whole = module(**batch).logits[:, at_mask, list(self.words)].squeeze(0)
+        # Only rounding may differ; another computation would differ in the first digits.
+        tolerance = torch.finfo(whole.dtype).eps ** 0.5 * max(1.0, float(whole.abs().max()))
+        if not bool((self.outputs(batch) - whole).abs().max() <= tolerance):
+            raise InputError(_unsupported(module))
+
+
+def _label_ids(tokenizer: Any, words: Sequence[str]) -> tuple[int, ...]:
+    """Return the token id of each word as it reads inside a sentence, after a space."""
+    before = len(tokenizer("a", add_special_tokens=False)["input_ids"])
+    ids: dict[int, str] = {}
+    for word in words:
+        pieces = tokenizer(f"a {word}", add_special_tokens=False)["input_ids"][before:]
+        if len(pieces) != 1 or pieces[0] == tokenizer.unk_token_id:
+            raise InputError(
+                f"got the label word {word!r}, which is {tokenizer.convert_ids_to_tokens(pieces)} to the "
+                "tokenizer, expected a single token of its vocabulary; choose another word."
+            )
+        if pieces[0] in ids:
+            raise InputError(
+                f"got the label words {ids[pieces[0]]!r} and {word!r}, which are the same token, expected "
+                "different ones; choose another word."
+            )
+        ids[pieces[0]] = word
+    return tuple(ids)
+
+
+def _encoder_and_head(module: Any) -> tuple[nn.Module, nn.Module, nn.Linear]:
+    """Return the encoder, the one head beside it and the head's projection onto the vocabulary."""
+    from transformers import PreTrainedModel
+
+    if isinstance(module, PreTrainedModel) and module.base_model is not module:
+        heads = [
+            child
+            for child in module.children()
+            if child is not module.base_model and next(child.parameters(), None) is not None
+        ]
+        decoder = module.get_output_embeddings()
+        inside = len(heads) == 1 and any(child is decoder for child in heads[0].modules())
+        if inside and isinstance(decoder, nn.Linear) and not module.config.is_encoder_decoder:
+            return module.base_model, heads[0], decoder
+    raise InputError(_unsupported(module))
+
+
+def _narrowed(head: nn.Module, decoder: nn.Linear, words: Sequence[int]) -> nn.Module:
+    """Return the head with only these rows of the decoder; its other layers are the network's own."""
+    rows = list(words)
+    # On the meta device no random number is drawn for values that are replaced at once.
+    narrow = nn.Linear(decoder.in_features, len(rows), bias=decoder.bias is not None, device="meta")
+    narrow.weight = nn.Parameter(decoder.weight.detach()[rows].clone(), requires_grad=False)
+    if decoder.bias is not None:
+        narrow.bias = nn.Parameter(decoder.bias.detach()[rows].clone(), requires_grad=False)
+    # Layers and parameters stand for themselves in the copy, so that hooks and adapted weights are seen.
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in head.parameters()}
+    memo |= {id(child): child for child in head.modules() if next(child.children(), None) is None}
+    memo[id(decoder)] = narrow
+    return copy.deepcopy(head, memo)
+
+
+def _unsupported(module: nn.Module) -> str:
+    return (
+        f"got the architecture {type(module).__name__}, expected a masked language model made of one encoder "
+        "and one head, such as BERT's or RoBERTa's; choose one, or use label prototypes or a classification "
+        "head."
+    )

@@ -1,0 +1,51 @@
+"""The figures of a run folder, each as SVG and PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tangentlora.report.canvas import Picture, house_style
+from tangentlora.report.folder import RunFolder
+from tangentlora.report.record import Metric, Run
+
+NAMES = ("objective", "distance", "accuracy", "ranks", "singular-values")
+"""The figures' file names without suffix."""
+
+
+def write_figures(folder: RunFolder) -> list[Path]:
+    """Draw every figure that the run has numbers for into `figures/`, as SVG and PNG, and return their paths.
+
+    The same run gives the same bytes. Raises `InputError` where the folder cannot be read.
+    """
+    return write_pictures(folder, draw(folder.read_run(), folder.read_metrics()))
+
+
+def write_pictures(folder: RunFolder, pictures: list[Picture]) -> list[Path]:
+    """Write pictures that are drawn already, and remove those that an earlier run left under the other names."""
+    for name in set(NAMES) - {picture.name for picture in pictures}:
+        for suffix in ("svg", "png"):
+            (folder.path / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
+    return [
+        path
+        for picture in pictures
+        for path in (
+            folder.write_text(f"figures/{picture.name}.svg", picture.svg),
+            folder.write_bytes(f"figures/{picture.name}.png", picture.png),
+        )
+    ]
+
+
+def draw(run: Run, metrics: list[Metric]) -> list[Picture]:
+    """Return the figures in the order of the page, without those that have nothing to show."""
+    from tangentlora.report import answers, curves
+
+    rows = curves.curves_of(run, metrics)
+    with house_style():
+        pictures = [
+            curves.objective_figure(run, rows),
+            curves.distance_figure(run, rows),
+            curves.accuracy_figure(run, rows),
+            answers.rank_figure(run),
+            answers.singular_value_figure(run),
+        ]
+    return [picture for picture in pictures if picture is not None]

@@ -1,0 +1,61 @@
+"""The runs side by side for a terminal, with the verdict below."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tangentlora.report.record import Answer, Number, Run
+from tangentlora.report.verdict import verdict
+from tangentlora.report.wording import accuracy, number, relative
+
+WIDTH = 100
+_NAME_WIDTH = 26
+
+
+def comparison_table(run: Run) -> str:
+    """Return aligned columns, at most 100 wide, one line per answer, and below them what `verdict` says.
+
+    The relative gap is that of the answer's own certificate, gap / max(1, P); the rank is the largest among
+    the layers. Accuracies are held-out, or of the training set where nothing is held out.
+    """
+    held_out = run.has_test_set
+    head: list[tuple[str, ...]] = [
+        ("", "", "relative", "", "rank", "", "", ""),
+        ("run", "objective", "gap", "certified", "reached", "epochs", "linearised", "real"),
+    ]
+    before = accuracy(run.before.test_accuracy if held_out else run.before.train_accuracy)
+    rows: list[tuple[str, ...]] = [
+        ("before training", number(run.before.train_loss), "", "", "", "", before, before)
+    ]
+    rows += [_row(answer, held_out) for answer in run.answers]
+    widths = [max(len(row[i]) for row in [*head, *rows]) for i in range(len(head[0]))]
+    lines = [_line(row, widths) for row in head]
+    lines[0] += f"{'held-out' if held_out else 'training'} accuracy".rjust(len(lines[1]) - len(lines[0]))
+    lines += ["-" * max(map(len, lines)), *(_line(row, widths) for row in rows), ""]
+    lines += [textwrap.fill(line, WIDTH) for line in verdict(run)]
+    return "\n".join(lines)
+
+
+def _row(answer: Answer, held_out: bool) -> tuple[str, ...]:
+    def score(test: Number, train: Number) -> str:
+        return accuracy(test if held_out else train)
+
+    rank = answer.layer_rank
+    return (
+        textwrap.shorten(answer.name, _NAME_WIDTH, placeholder="…"),
+        number(answer.objective) if answer.objective is not None else "not finite",
+        relative(answer.relative_gap),
+        "yes" if answer.certified else "no",
+        relative(None) if rank is None else str(rank),
+        str(answer.epochs),
+        score(answer.linearised.test_accuracy, answer.linearised.train_accuracy),
+        score(answer.real.test_accuracy, answer.real.train_accuracy),
+    )
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    name, *cells = (
+        cell.ljust(w) if i == 0 else cell.rjust(w)
+        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join([name, *cells]).rstrip()

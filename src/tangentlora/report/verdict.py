@@ -1,0 +1,156 @@
+"""What the numbers of a run prove, in short sentences.
+
+Every answer of one run solves the same problem, so two bounds hold for each: its objective P is at most
+P − (best lower bound) and at least P − (least objective known) above min P. Nothing else is claimed.
+"""
+
+from __future__ import annotations
+
+from tangentlora.report.record import Answer, Run, parse_number
+from tangentlora.report.wording import (
+    accuracy,
+    at_least,
+    at_most,
+    listing,
+    number,
+    number_below,
+    plain,
+    tolerance,
+)
+
+TOLERANCES = (1e-3, 1e-6)
+"""Distances to the optimum, relative to max(1, P), at which LoRA ranks are compared."""
+
+
+def verdict(run: Run) -> list[str]:
+    """Return sentences: whether the best answer was found, by which ranks, and how it does on new data."""
+    best = run.best
+    if best is None:
+        return ["No run ended with a finite objective, so nothing is proved.", *_diverged(run)]
+    sentences = [_optimum(run, best)]
+    if len(run.answers) == 1 and not best.certified and best.message:
+        sentences.append(best.message)
+    if len(run.lora) > 1:
+        sentences += _ranks_near(run)
+        sentences += _stopped_short(run)
+    sentences += [
+        f"{_name(answer)} is proved to end within {at_most(distance)} of the optimum."
+        for answer in run.answers
+        if answer.rank is None
+        and answer is not best
+        and (distance := run.distance(answer.objective) or 0.0) > 0
+    ]
+    return [*sentences, *_diverged(run), *_smaller_rank(run, best), _held_out(run, best)]
+
+
+def _optimum(run: Run, best: Answer) -> str:
+    objective = number(best.objective)
+    distance = run.distance(best.objective)
+    if distance is None:
+        return (
+            f"{_name(best)} ends at the objective {objective}; without a lower bound nothing is proved of it."
+        )
+    if best.certified:
+        near = (
+            f"within {at_most(distance)} of the global optimum"
+            if distance > 0
+            else "the global optimum to rounding"
+        )
+        return f"{_name(best)} found the best answer: its objective {objective} is proved to be {near}."
+    goal = tolerance(parse_number(run.configuration.get("tolerance")))
+    runs = "No run is" if len(run.answers) > 1 else f"{_name(best)} is not"
+    return (
+        f"{runs} certified at the tolerance {goal}: the least objective is {objective}, and no answer of any "
+        f"rank is below {number_below(run.lower_bound)}, so at most {at_most(max(distance, 0.0))} is left to "
+        "gain."
+    )
+
+
+def _ranks_near(run: Run) -> list[str]:
+    """Say which LoRA ranks are proved to end within each of the distances, or how near the closest is."""
+    distances = [(a.rank, d) for a in run.lora if (d := run.distance(a.objective)) is not None]
+    sentences = []
+    for limit in TOLERANCES:
+        goal = f"within {tolerance(limit)} of the global optimum"
+        near = [rank for rank, distance in distances if distance <= limit]
+        far = [a.rank for a in run.lora if a.rank not in near]
+        if not far:
+            sentences.append(
+                f"Every LoRA rank tried ({listing(near)}) is proved to end {goal}, so none was caught in a local "
+                "minimum worse than that."
+            )
+        elif near:
+            sentences.append(
+                f"The smallest LoRA rank proved to end {goal} is {near[0]}; {_ranks(near)} {_is(near)} proved to, "
+                f"{_ranks(far)} {_is(far)} not."
+            )
+        else:
+            rank, distance = min(distances, key=lambda pair: pair[1], default=(None, None))
+            closest = "" if distance is None else f"; the closest is rank {rank}, within {at_most(distance)}"
+            return [*sentences, f"No LoRA rank tried is proved to end {goal}{closest}."]
+    return sentences
+
+
+def _stopped_short(run: Run) -> list[str]:
+    """Say by how much at least each LoRA run misses the optimum, and whether it had settled."""
+    far = [a for a in run.lora if (run.distance(a.objective) or 0.0) > TOLERANCES[-1]]
+    short = [(a, s) for a in far if (s := run.shortfall(a) or 0.0) > 0]
+    if not short:
+        return []
+    amounts = listing([f"{at_least(amount)} at rank {answer.rank}" for answer, amount in short])
+    sentences = [f"LoRA stops short of the optimum by at least {amounts}."]
+    if unsettled := [a.rank for a, _ in short if a.status == "EPOCHS_SPENT"]:
+        sentences.append(
+            f"{_ranks(unsettled).capitalize()} used every epoch, so more epochs may lower the objective."
+        )
+    return sentences
+
+
+def _diverged(run: Run) -> list[str]:
+    return [
+        f"{_name(a)} has no finite objective. {a.message}".strip() for a in run.answers if a.objective is None
+    ]
+
+
+def _smaller_rank(run: Run, best: Answer) -> list[str]:
+    rank = best.layer_rank
+    if rank is None:
+        return []
+    if rank == 0:
+        lam = plain(run.configuration.get("lam"))
+        return [f"The best answer has rank 0 in every layer: at λ = {lam} it changes nothing; try a lower λ."]
+    if rank == 1:
+        return ["No layer of the best answer has a rank above 1, so LoRA of rank 1 can hold it."]
+    allowed = f", of the {best.rank} it was given" if best.rank and best.rank > rank else ""
+    return [
+        f"The largest rank in a layer of the best answer is {rank}{allowed}, so LoRA of rank {rank} can "
+        "hold it; these numbers do not rule out a smaller rank."
+    ]
+
+
+def _held_out(run: Run, best: Answer) -> str:
+    if not run.has_test_set:
+        return "There is no held-out set, so nothing is measured on new examples."
+    scores = best.linearised.test_accuracy, best.real.test_accuracy, run.before.test_accuracy
+    linearised, real, before = map(accuracy, scores)
+    return (
+        f"On {run.data['n_test']} held-out examples its accuracy is {linearised} in the linearised network and "
+        f"{real} in the real one, against {before} before training."
+    )
+
+
+def _ranks(ranks: list[int | None]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {listing(ranks)}"
+
+
+def _is(ranks: list[int | None]) -> str:
+    return "are" if len(ranks) > 1 else "is"
+
+
+def _name(answer: Answer) -> str:
+    """Return the run's name as the subject of a sentence."""
+    if answer.rank is not None:
+        return answer.name
+    return (
+        "The certified solver" if answer.solver == "certified" else answer.name[:1].upper() + answer.name[1:]
+    )

@@ -1,0 +1,90 @@
+"""F(u,v) + Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ and its gradient, from one pass over the Jacobian."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.blocks import Factors
+from tangentlora.problem.objective import Problem, half_squares
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The value of the factored objective and its gradient with respect to (u_t, v_t)."""
+
+    value: float
+    gradient: Factors
+
+    def gradient_norm(self, u_only: bool = False) -> float:
+        """Return ‖∇F‖ over all layers, with respect to u alone where v is frozen."""
+        parts = [g for pair in self.gradient.values() for g in pair[: 1 if u_only else 2]]
+        return math.sqrt(sum(float(g.square().sum()) for g in parts))
+
+
+@dataclass(frozen=True)
+class FactoredObjective:
+    """F_Π(u,v) = L̂(uvᵀ) + λ/2 Σ_t (‖u_t‖² + ‖v_t‖²) + Σ_t ⟨Π_t, Q_tQ_tᵀ⟩, Q_t = [u_t; v_t].
+
+    Source: Jang, Lee, Ryu 2024, sections 2 and 4. A layer that `noise` lacks has Π_t = 0.
+    """
+
+    problem: Problem
+    noise: Mapping[str, Float[Tensor, "m+n m+n"]]
+
+    def evaluate(self, factors: Factors) -> Evaluation:
+        """Return the value and the gradient: ∇_u = M v + λu, ∇_v = Mᵀu + λv, plus 2ΠQ."""
+        problem = self.problem
+        point = problem.jacobian.at(factors)
+        z = problem.f0 + point.forward()
+        value = problem.empirical_loss(z) + problem.lam * half_squares(factors)
+        pairs = point.adjoint(problem.dual_point(z))
+        gradient = {
+            name: (pairs[name][0] + problem.lam * u, pairs[name][1] + problem.lam * v)
+            for name, (u, v) in factors.items()
+        }
+        for name, matrix in self.noise.items():
+            u, v = factors[name]
+            stacked = torch.cat([u, v])
+            pulled = matrix @ stacked
+            value += float((stacked * pulled).sum())
+            gu, gv = gradient[name]
+            gradient[name] = (gu + 2 * pulled[: len(u)], gv + 2 * pulled[len(u) :])
+        return Evaluation(value, gradient)
+
+    def closure(self, factors: Factors, scale: float, count: Counter[str]) -> Callable[[], float]:
+        """Return what torch.optim calls: it sets the `.grad` of every factor and returns the value, both times `scale`.
+
+        Every call adds the examples it passed over to `count["examples"]`.
+        """
+
+        def evaluate() -> float:
+            result = self.evaluate(factors)
+            count["examples"] += len(self.problem.f0)
+            for name, pair in factors.items():
+                for w, g in zip(pair, result.gradient[name], strict=True):
+                    w.grad = scale * g
+            return scale * result.value
+
+        return evaluate
+
+
+def perturbation(
+    shapes: Mapping[str, tuple[int, int]], size: float, seed: int, like: Tensor
+) -> dict[str, Float[Tensor, "m+n m+n"]]:
+    """Return random Π_t ⪰ 0, (m+n,m+n) with ‖Π_t‖₂ = size: Wishart matrices; nothing where size is 0."""
+    if size == 0:
+        return {}
+    generator = torch.Generator().manual_seed(seed + 1)  # not the stream that draws the initial factors
+    result = {}
+    for name, (m, n) in shapes.items():
+        w = torch.randn(m + n, m + n, generator=generator, dtype=torch.float64).to(like.device)
+        matrix = w @ w.T
+        result[name] = size / float(torch.linalg.matrix_norm(matrix, 2)) * matrix
+    return result

@@ -1,0 +1,42 @@
+"""Which epochs are logged, and a step size that falls when the objective rises."""
+
+from __future__ import annotations
+
+import torch
+
+_WINDOW = 10  # epochs whose mean objective is compared with that of the window before
+
+
+def log_epochs(epochs: int, points: int = 30) -> frozenset[int]:
+    """Return about `points` epochs from 0 to `epochs`, evenly spread in log(1 + epoch)."""
+    spread = {round((1 + epochs) ** (k / (points - 1))) - 1 for k in range(points)}
+    return frozenset(spread | {0, epochs})
+
+
+class StepSize:
+    """An optimiser whose learning rate is halved, and its momentum dropped, when the objective rises.
+
+    The mean over ten epochs is compared with that of the ten before, so that the ripples of momentum do no harm.
+    With `adaptive` false the rate is the user's and stays.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, adaptive: bool) -> None:
+        self.optimizer = optimizer
+        self.adaptive = adaptive
+        self._window: list[float] = []
+        self._before = float("inf")
+
+    def observe(self, objective: float) -> None:
+        """Take note of one epoch's objective."""
+        if not self.adaptive:
+            return
+        self._window.append(objective)
+        if len(self._window) < _WINDOW:
+            return
+        mean = sum(self._window) / _WINDOW
+        if mean > self._before * (1 + 1e-9):
+            for group in self.optimizer.param_groups:
+                group["lr"] *= 0.5
+            self.optimizer.state.clear()
+        self._before = mean
+        self._window.clear()

@@ -1,0 +1,44 @@
+"""Rank-one escapes: the singular directions of the gradient along which the factored objective falls at once."""
+
+from __future__ import annotations
+
+import torch
+
+from tangentlora.blocks import Factors
+from tangentlora.problem.objective import Problem
+
+
+def spectral_start(problem: Problem, factors: Factors, most: int) -> Factors:
+    """Append, per layer, √τ(−a, b) for the singular pairs (a, b) of M_t above λ, at most `most`, and one τ for all.
+
+    With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere, in which case
+    nothing is appended. From δ = 0 this is the spectral start; elsewhere it is the escape from a point that a smaller
+    rank cannot leave. Derived; docs/theory.md, "Stationary points".
+    """
+    M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(factors)))
+    pairs: Factors = {}
+    for name, matrix in M.items():
+        left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
+        r = min(int((sigma > problem.lam).sum()), most)
+        weight = (1 - problem.lam / sigma[:r]).sqrt()
+        pairs[name] = (-left[:, :r] * weight, right[:r].T * weight)
+    if not any(u.shape[1] for u, _ in pairs.values()):
+        return factors
+
+    def appended(tau: float) -> Factors:
+        root = tau**0.5
+        return {
+            name: (torch.cat([u, root * pairs[name][0]], 1), torch.cat([v, root * pairs[name][1]], 1))
+            for name, (u, v) in factors.items()
+        }
+
+    # F along τ is convex: double τ while F falls, or halve it until F is below its value at τ = 0
+    base = problem.factored_objective(factors)
+    tau, value = 1.0, problem.factored_objective(appended(1.0))
+    while value >= base and tau > 1e-14:
+        tau *= 0.5
+        value = problem.factored_objective(appended(tau))
+    factor = 2.0 if tau == 1.0 else 0.5
+    while (trial := problem.factored_objective(appended(tau * factor))) < value:
+        tau, value = tau * factor, trial
+    return appended(tau)

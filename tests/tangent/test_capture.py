@@ -1,0 +1,207 @@
+"""Captured inputs and gradients against jacrev, on made-up networks that are awkward on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fake_network import fake_network, jacrev_blocks, relative_error, whole_batch
+from tangentlora.errors import InputError
+from tangentlora.models.network import Network
+from tangentlora.models.targets import Target
+from tangentlora.tangent.capture import Capture, capture
+
+B, L, D, K = 4, 3, 6, 2
+
+
+class Pair(nn.Module):
+    """Two linear layers of equal size; each network below uses them in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, K)
+        self.table = nn.Parameter(torch.randn(5, D))
+
+
+TARGETS = (Target("a", "a", (D, D)), Target("b", "b", (D, D)))
+Forward = Callable[[Pair, Tensor], Tensor]
+
+
+def network_of(forward: Forward) -> Network:
+    """Return a float64 network that reads `forward(pair, x)`, (B,L,D), by its head at the last token."""
+    pair = Pair().double()
+
+    def read(tensors: Mapping[str, Tensor]) -> Tensor:
+        outputs: Tensor = pair.head(forward(pair, tensors["x"])[:, -1])
+        return outputs
+
+    return fake_network(pair, read)
+
+
+def inputs(batch: int = B) -> dict[str, Tensor]:
+    return {"x": torch.randn(batch, L, D, dtype=torch.float64)}
+
+
+def blocks_of(found: Capture) -> dict[str, Tensor]:
+    return {name: torch.einsum("bklm,bln->bkmn", found.g[name], found.x[name]) for name in found.x}
+
+
+def mix(x: Tensor) -> Tensor:
+    """Mix the tokens of each example, so that every token reaches the last one."""
+    return torch.tanh(x) + x.mean(dim=1, keepdim=True)
+
+
+def twice(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(mix(pair.a(mix(pair.a(x))))))
+
+
+def by_keyword(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(input=mix(pair.a(input=x))))
+
+
+def written_into(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(mix(pair.a(x).relu_())).mul_(2))
+
+
+def of_different_lengths(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(mix(pair.a(x)))) + pair.a(x[:, :1])
+
+
+def on_a_table(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(x) * pair.a(pair.table).mean(dim=0))
+
+
+def used_elsewhere(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(x)) + functional.linear(x, pair.b.weight) + pair.a(x)
+
+
+def shared_tokens(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.b(mix(pair.a(x)))) - pair.b(x).mean(dim=0)
+
+
+def never_called(pair: Pair, x: Tensor) -> Tensor:
+    return mix(pair.a(x))
+
+
+def not_on_the_way(pair: Pair, x: Tensor) -> Tensor:
+    pair.a(x), pair.b(x)
+    return mix(x)
+
+
+def infinite(pair: Pair, x: Tensor) -> Tensor:
+    return pair.b(pair.a(x)) / torch.zeros(())
+
+
+def of_infinite_slope(pair: Pair, x: Tensor) -> Tensor:
+    return (pair.b(x) - pair.b(x)).abs().sqrt() + pair.a(x)
+
+
+def all_but_constant(pair: Pair, x: Tensor) -> Tensor:
+    """Attention to a single token: its weights are one whatever the scores, so a has a zero Jacobian."""
+    x = x[:, -1:]
+    scores = pair.a(x) @ x.mT
+    return scores.softmax(dim=-1) @ pair.b(x)
+
+
+@pytest.mark.parametrize("forward", [twice, by_keyword, written_into, of_different_lengths])
+def test_jacobians_agree_with_jacrev(forward: Forward) -> None:
+    network, tensors = network_of(forward), inputs()
+    found = capture(network, whole_batch(network, tensors), TARGETS, prove=True)
+    torch.testing.assert_close(found.outputs, network.reader.outputs(tensors))
+    for name, block in jacrev_blocks(network, tensors, TARGETS).items():
+        assert relative_error(blocks_of(found)[name], block) < 1e-12
+
+
+def test_a_range_of_rows_and_a_transposed_weight_are_blocks_of_the_whole() -> None:
+    network, tensors = network_of(twice), inputs()
+    whole = blocks_of(capture(network, whole_batch(network, tensors), TARGETS))["a"]
+    rows = replace(TARGETS[0], name="a:rows", rows=(2, 5), shape=(3, D))
+    found = capture(network, whole_batch(network, tensors), (rows, TARGETS[1]), prove=True)
+    torch.testing.assert_close(blocks_of(found)["a:rows"], whole[:, :, 2:5])
+    wrong = replace(TARGETS[0], transposed=True)
+    with pytest.raises(InputError, match="whose error against autograd's is"):
+        capture(network, whole_batch(network, tensors), (wrong,), prove=True)
+
+
+def test_a_layer_on_rows_of_no_example_is_refused_in_a_batch_and_right_alone() -> None:
+    network = network_of(on_a_table)
+    message = (
+        r"'a' called with an input of shape \(5, 6\) for a batch of 4, .* --batch-size 1, which is exact"
+    )
+    with pytest.raises(InputError, match=message):
+        capture(network, whole_batch(network, inputs()), TARGETS)
+    tensors = inputs(batch=1)
+    found = capture(network, whole_batch(network, tensors), TARGETS, prove=True)
+    for name, block in jacrev_blocks(network, tensors, TARGETS).items():
+        assert relative_error(blocks_of(found)[name], block) < 1e-12
+
+
+def test_rows_of_no_example_are_refused_when_they_are_as_many_as_the_examples() -> None:
+    network = network_of(on_a_table)
+    with pytest.raises(InputError, match="Jacobian of 'a' whose error against autograd's"):
+        capture(network, whole_batch(network, inputs(batch=5)), TARGETS, prove=True)
+
+
+@pytest.mark.parametrize("forward", [used_elsewhere, shared_tokens])
+def test_a_weight_used_elsewhere_and_mixed_examples_are_refused_by_the_proof(forward: Forward) -> None:
+    network = network_of(forward)
+    message = (
+        "Jacobian of '.' whose error .* expected agreement: its weight is used elsewhere too or .* mixes"
+    )
+    with pytest.raises(InputError, match=message):
+        capture(network, whole_batch(network, inputs()), TARGETS, prove=True)
+
+
+def test_a_layer_that_is_never_called_is_refused() -> None:
+    network = network_of(never_called)
+    with pytest.raises(
+        InputError, match=r"the target 'b', which the network never calls .* --target-modules"
+    ):
+        capture(network, whole_batch(network, inputs()), TARGETS)
+
+
+def test_layers_that_no_output_depends_on_are_refused() -> None:
+    network = network_of(not_on_the_way)
+    with pytest.raises(InputError, match="outputs that do not depend on a, b, expected modules on the way"):
+        capture(network, whole_batch(network, inputs()), TARGETS)
+
+
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    network = network_of(infinite)
+    with pytest.raises(InputError, match="outputs that are not finite from 'fake', expected numbers: check"):
+        capture(network, whole_batch(network, inputs()), TARGETS)
+    network = network_of(of_infinite_slope)
+    with pytest.raises(InputError, match="inputs or gradients that are not finite at 'b', expected numbers"):
+        capture(network, whole_batch(network, inputs()), TARGETS)
+
+
+def test_a_jacobian_that_is_zero_but_for_rounding_passes_the_proof() -> None:
+    network = network_of(all_but_constant)
+    network.module.float()
+    tensors = {"x": 10 * inputs()["x"].float()}
+    found = blocks_of(capture(network, whole_batch(network, tensors), TARGETS, prove=True))
+    assert found["a"].norm() <= 1e-5 * found["b"].norm()
+
+
+@pytest.mark.parametrize("forward", [twice, used_elsewhere])
+def test_the_network_is_left_as_it_was(forward: Forward) -> None:
+    network = network_of(forward)
+    network.module.get_parameter("a.weight").requires_grad_(True)
+    before = {name: (p.requires_grad, p.clone()) for name, p in network.module.named_parameters()}
+    for prove in (False, True):
+        try:
+            found = capture(network, whole_batch(network, inputs()), TARGETS, prove=prove)
+        except InputError:
+            assert (forward, prove) == (used_elsewhere, True)
+        else:
+            assert not any(tensor.requires_grad for tensor in (found.outputs, *found.x.values()))
+    for name, parameter in network.module.named_parameters():
+        assert parameter.requires_grad == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+        assert parameter.grad is None
+    assert not any(module._forward_hooks for module in network.module.modules())

@@ -1,0 +1,63 @@
+"""Restriction to the span changes the coordinates and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from random_jacobians import random_factors, random_jacobian
+from tangentlora.blocks import multiply
+from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.span import restrict
+
+
+@pytest.fixture(params=range(8))
+def jacobian(request: pytest.FixtureRequest, device: torch.device) -> Jacobian:
+    return random_jacobian(request.param, device)
+
+
+def test_the_restricted_jacobian_is_the_same_map(jacobian: Jacobian) -> None:
+    reduced, span = restrict(jacobian)
+    inner = random_factors(reduced, (2, 1, 0))
+    outputs = reduced.at(inner).forward()
+    torch.testing.assert_close(jacobian.at(span.lift(inner)).forward(), outputs)
+    torch.testing.assert_close(jacobian.forward(multiply(span.lift(inner))), outputs)
+    torch.testing.assert_close(reduced.gram(), jacobian.gram())
+
+
+def test_lowering_projects_keeps_all_outputs_and_cannot_raise_the_nuclear_norm(jacobian: Jacobian) -> None:
+    reduced, span = restrict(jacobian)
+    outer = random_factors(jacobian, (2, 1, 3))
+    lowered = span.lower(outer)
+    torch.testing.assert_close(reduced.at(lowered).forward(), jacobian.at(outer).forward())
+    for name, delta in multiply(outer).items():
+        norm = torch.linalg.matrix_norm(multiply(lowered)[name], "nuc") if delta.numel() else 0.0
+        assert norm <= torch.linalg.matrix_norm(delta, "nuc") + 1e-12
+    again = span.lower(span.lift(lowered))
+    for name, (u, v) in lowered.items():
+        torch.testing.assert_close(again[name], (u, v))
+
+
+def test_a_side_is_restricted_where_its_vectors_are_fewer_than_its_dimension(device: torch.device) -> None:
+    counts = torch.tensor([2, 0, 1], device=device)
+    x, g = torch.randn(3, 20, device=device), torch.randn(3, 2, 6, device=device)
+    reduced, span = restrict(Jacobian({"t": LayerRows(x, g, counts)}))
+    assert reduced.shapes == {"t": (6, 3)}
+    assert span.columns["t"] is None
+    basis = span.rows["t"]
+    assert basis is not None
+    torch.testing.assert_close(basis.T @ basis, torch.eye(3, device=device))
+
+
+def test_dependent_vectors_and_no_vectors_at_all_lose_nothing() -> None:
+    x = torch.randn(1, 9, dtype=torch.float64).repeat(3, 1)
+    g = torch.randn(3, 1, 8, dtype=torch.float64)
+    jacobian = Jacobian({"t": LayerRows(x, g, torch.tensor([1, 2]))})
+    torch.testing.assert_close(restrict(jacobian)[0].gram(), jacobian.gram())
+    empty = Jacobian({"t": LayerRows(x[:0], g[:0], torch.tensor([0, 0]))})
+    reduced, span = restrict(empty)
+    assert reduced.shapes == {"t": (0, 0)}
+    u, v = span.lift({"t": (x.new_zeros(0, 2), x.new_zeros(0, 2))})["t"]
+    assert u.shape == (8, 2)
+    assert v.shape == (9, 2)
+    assert not u.any()
