@@ -16,10 +16,42 @@ import transformers as tf
 from torch import Tensor, nn
 
 K = 3
-WORDS = (
-    "it was is this a the great terrible good bad okay yes no maybe movie film story question plot actor "
-    "how who what where dull funny bright slow sharp and of in not very"
-).split()
+WORDS = [
+    "it",
+    "was",
+    "is",
+    "this",
+    "a",
+    "the",
+    "great",
+    "terrible",
+    "good",
+    "bad",
+    "okay",
+    "yes",
+    "no",
+    "maybe",
+    "movie",
+    "film",
+    "story",
+    "question",
+    "plot",
+    "actor",
+    "how",
+    "who",
+    "what",
+    "where",
+    "dull",
+    "funny",
+    "bright",
+    "slow",
+    "sharp",
+    "and",
+    "of",
+    "in",
+    "not",
+    "very",
+]
 LABEL_IDS = (10, 20, 30)
 MASK_ID = 4
 LENGTHS = (9, 6, 4)

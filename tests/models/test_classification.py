@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_networks
 import torch
 import transformers
 from PIL import Image
 
+import tiny_networks
 from tangentlora.errors import InputError
 from tangentlora.models import ClassificationHead, load_network, network_from_module
 
@@ -121,7 +121,9 @@ def test_unmasked_speech_is_padded_to_one_length():
     assert batch["input_values"].shape == (3, 4000)
     alone = torch.cat([net.predict([wave]) for wave in waves])
     torch.testing.assert_close(net.predict(waves), alone, rtol=1e-4, atol=1e-5)
-    shorter = network_from_module(module, extractor, ClassificationHead(3, "random", "audio", 1, 0.2), name="")
+    shorter = network_from_module(
+        module, extractor, ClassificationHead(3, "random", "audio", 1, 0.2), name=""
+    )
     assert (shorter.predict(waves) - alone).abs().max() > 1e-3
     assert shorter.reader.describe() != net.reader.describe()
 
@@ -140,7 +142,11 @@ def test_long_recordings_are_cut():
         ("wav2vec2", np.zeros((2, 5000), np.float32), "expected a finite one-dimensional waveform"),
         ("wav2vec2", np.zeros(5000, np.int16), "int16, expected a finite one-dimensional waveform"),
         ("wav2vec2", np.full(5000, np.nan, np.float32), "expected a finite"),
-        ("wav2vec2", np.zeros(100, np.float32), "got 100 samples in example 1, expected at least 400 at 16000"),
+        (
+            "wav2vec2",
+            np.zeros(100, np.float32),
+            "got 100 samples in example 1, expected at least 400 at 16000",
+        ),
         ("whisper", "text", "expected a finite one-dimensional waveform"),
     ],
 )
@@ -153,7 +159,11 @@ def test_number_of_labels():
     with pytest.raises(InputError, match="got a network with 3 labels, expected 2"):
         module, processor = tiny_networks.tiny_module("bert"), tiny_networks.tiny_processor("bert")
         network_from_module(module, processor, ClassificationHead(2), name="bert")
-    for options in ({"num_labels": 0}, {"num_labels": 2, "max_length": 0}, {"num_labels": 2, "max_seconds": -1}):
+    for options in (
+        {"num_labels": 0},
+        {"num_labels": 2, "max_length": 0},
+        {"num_labels": 2, "max_seconds": -1},
+    ):
         with pytest.raises(InputError, match="expected positive numbers"):
             ClassificationHead(**options)
 

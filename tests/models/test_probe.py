@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_networks
 import torch
 from PIL import Image
 from torch import nn
 
+import tiny_networks
 from tangentlora.errors import InputError
 from tangentlora.models import (
     ClassificationHead,

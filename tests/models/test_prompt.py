@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_networks
 import torch
 from torch import nn
 
+import tiny_networks
 from tangentlora.errors import InputError
 from tangentlora.models import MaskPrompt, find_targets, load_network, network_from_module
 
@@ -58,7 +58,9 @@ def test_the_whole_vocabulary_is_never_multiplied(kind):
     net = network(kind)
     net.module.get_output_embeddings().register_forward_hook(lambda *_: pytest.fail("the full decoder ran"))
     net.predict(TEXTS)
-    shapes = {tuple(layer.weight.shape) for layer in net.reader.head.modules() if isinstance(layer, nn.Linear)}
+    shapes = {
+        tuple(layer.weight.shape) for layer in net.reader.head.modules() if isinstance(layer, nn.Linear)
+    }
     assert shapes == {(32, 32), (3, 32)}
 
 
@@ -110,7 +112,9 @@ def test_long_texts_are_cut_and_the_template_is_not(kind, template):
     assert len(kept) == 20
     assert kept.count(short.reader.tokens.tokenizer.mask_token) == 1
     brief = tokens(full, "the film")
-    tail = brief[-1:] if template == FIRST else brief[brief.index("film" if kind[0] == "b" else "Ġfilm") + 1 :]
+    tail = (
+        brief[-1:] if template == FIRST else brief[brief.index("film" if kind[0] == "b" else "Ġfilm") + 1 :]
+    )
     assert kept[-len(tail) :] == tail
     assert short.predict([long]).isfinite().all()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_networks
 import torch
 import transformers
 
+import tiny_networks
 from tangentlora.errors import InputError
 from tangentlora.models import Prototypes, find_targets, load_network, network_from_module
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import tiny_networks
 import torch
+from torch import nn
+
+import tiny_networks
 from tangentlora.errors import InputError
 from tangentlora.models.targets import find_targets
-from torch import nn
 
 # family: names of the two matrices with N for the layer, shape of query, shape of value
 FAMILIES = {
@@ -145,7 +146,9 @@ def test_modules_outside_layers_ignore_the_layers():
 
 
 def test_unknown_module_lists_what_there_is():
-    with pytest.raises(InputError, match=r"'quarry'.*role \(query, key, value, output\).*classifier, dense, key"):
+    with pytest.raises(
+        InputError, match=r"'quarry'.*role \(query, key, value, output\).*classifier, dense, key"
+    ):
         find_targets(tiny_networks.tiny_module("bert"), ["quarry"])
 
 
@@ -189,7 +192,9 @@ def test_integer_weights_are_refused():
 
 def test_shared_weights_are_refused():
     module = tiny_networks.tiny_module("bert-mlm")
-    with pytest.raises(InputError, match=r"shared \(bert.embeddings.word_embeddings.weight = .*decoder.weight"):
+    with pytest.raises(
+        InputError, match=r"shared \(bert.embeddings.word_embeddings.weight = .*decoder.weight"
+    ):
         find_targets(module, ["cls.predictions.decoder"])
     module = tiny_networks.tiny_module("bert")
     layers = module.bert.encoder.layer

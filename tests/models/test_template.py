@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tangentlora.errors import InputError
 from tangentlora.models.template import Template, cut
 
@@ -36,7 +37,14 @@ def test_slots_are_the_texts():
 
 @pytest.mark.parametrize(
     "source",
-    ["{text} was good", "{mask}", "{text} {mask} {mask}", "{text2} {mask}", "{text} {mask} {word}", "{} {mask}"]
+    [
+        "{text} was good",
+        "{mask}",
+        "{text} {mask} {mask}",
+        "{text2} {mask}",
+        "{text} {mask} {word}",
+        "{} {mask}",
+    ]
     + ["{text!r} {mask}", "{text:>9} {mask}", "{text} {mask", "", "{text} {text} {mask}"],
 )
 def test_malformed_templates(source):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_networks
 import torch
+
+import tiny_networks
 
 
 @pytest.mark.parametrize("kind", tiny_networks.KINDS)

@@ -47,9 +47,9 @@ def singular_value_figure(run: Run) -> Picture | None:
         )
     figure.supxlabel("singular value, largest first", fontsize=9, color=INK)
     hidden = [layer for layer in layers if layer not in shown]
-    caption = f"Singular values of the update in each layer, for {listing([a.name for a in answers])}."
+    caption = "Singular values of the update in each layer; a layer of rank 0 stays as it was."
     if hidden:
-        caption += f" The {len(shown)} layers with the largest are shown; {len(hidden)} are not."
+        caption += f" The {len(shown)} layers with the largest are shown, {len(hidden)} are not."
     ranks = [f"{a.name}: {listing([f'{names[t]} {a.ranks.get(t, 0)}' for t in shown])}" for a in answers]
     alt = f"Dot charts of singular values on a logarithmic axis. Ranks: {'; '.join(ranks)}."
     return finish(figure, "singular-values", "Singular values", caption, alt)

@@ -24,7 +24,6 @@ def write_card(folder: RunFolder) -> Path:
         certificate=folder.read_certificate(),
         verdict=verdict(run),
         base_model=base,
-        folder=folder.path.resolve().name,
         code=loading_code(folder, run.main, base),
     )
     return folder.write_text("README.md", text)

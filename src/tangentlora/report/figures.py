@@ -21,7 +21,7 @@ def write_figures(folder: RunFolder) -> list[Path]:
 
 
 def write_pictures(folder: RunFolder, pictures: list[Picture]) -> list[Path]:
-    """Write pictures that are drawn already, and remove those that an earlier run left under the other names."""
+    """Write these pictures, and remove those that an earlier run left under the other names."""
     for name in set(NAMES) - {picture.name for picture in pictures}:
         for suffix in ("svg", "png"):
             (folder.path / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)

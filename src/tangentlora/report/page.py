@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def write_report(folder: RunFolder) -> Path:
         within={a.name: [epochs_within(run, metrics, a.name, t) for t in TOLERANCES] for a in run.answers},
         tolerances=TOLERANCES,
         figures=[(picture, inline(picture)) for picture in pictures],
-        folder=folder.path.resolve().name,
+        folder=shlex.quote(folder.path.resolve().name),
         code=loading_code(folder, run.main, base_model(run)),
         configuration=list(flatten(run.configuration)),
     )

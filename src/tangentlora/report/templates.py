@@ -47,7 +47,7 @@ def unbroken(sentence: str) -> Markup:
     """Return a sentence for HTML whose numbers such as 2.1e-5 are never split at the end of a line."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', escape(sentence)))
+    return Markup(re.sub(r"\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(sentence))))
 
 
 def escape_markdown(value: object) -> Markup:

@@ -21,6 +21,9 @@ from tangentlora.report.wording import (
 TOLERANCES = (1e-3, 1e-6)
 """Distances to the optimum, relative to max(1, P), at which LoRA ranks are compared."""
 
+ROUNDING = 1e-10
+"""No smaller distance is claimed: a certificate counts its rounding in, but run.json does not carry it."""
+
 
 def verdict(run: Run) -> list[str]:
     """Return sentences: whether the best answer was found, by which ranks, and how it does on new data."""
@@ -34,11 +37,11 @@ def verdict(run: Run) -> list[str]:
         sentences += _ranks_near(run)
         sentences += _stopped_short(run)
     sentences += [
-        f"{_name(answer)} is proved to end within {at_most(distance)} of the optimum."
+        f"{_name(answer)} is proved to end within {at_most(max(distance, ROUNDING))} of the optimum."
         for answer in run.answers
         if answer.rank is None
         and answer is not best
-        and (distance := run.distance(answer.objective) or 0.0) > 0
+        and (distance := run.distance(answer.objective)) is not None
     ]
     return [*sentences, *_diverged(run), *_smaller_rank(run, best), _held_out(run, best)]
 
@@ -51,12 +54,11 @@ def _optimum(run: Run, best: Answer) -> str:
             f"{_name(best)} ends at the objective {objective}; without a lower bound nothing is proved of it."
         )
     if best.certified:
-        near = (
-            f"within {at_most(distance)} of the global optimum"
-            if distance > 0
-            else "the global optimum to rounding"
+        near = at_most(max(distance, ROUNDING))
+        return (
+            f"{_name(best)} found the best answer: its objective {objective} is proved to be within {near} of the "
+            "global optimum."
         )
-        return f"{_name(best)} found the best answer: its objective {objective} is proved to be {near}."
     goal = tolerance(parse_number(run.configuration.get("tolerance")))
     runs = "No run is" if len(run.answers) > 1 else f"{_name(best)} is not"
     return (
@@ -76,13 +78,13 @@ def _ranks_near(run: Run) -> list[str]:
         far = [a.rank for a in run.lora if a.rank not in near]
         if not far:
             sentences.append(
-                f"Every LoRA rank tried ({listing(near)}) is proved to end {goal}, so none was caught in a local "
-                "minimum worse than that."
+                f"Every LoRA rank tried ({listing(near)}) is proved to end {goal}, so none was caught in a "
+                "local minimum worse than that."
             )
         elif near:
             sentences.append(
-                f"The smallest LoRA rank proved to end {goal} is {near[0]}; {_ranks(near)} {_is(near)} proved to, "
-                f"{_ranks(far)} {_is(far)} not."
+                f"The smallest LoRA rank proved to end {goal} is {near[0]}; {_ranks(near)} {_is(near)} "
+                f"proved to, {_ranks(far)} {_is(far)} not."
             )
         else:
             rank, distance = min(distances, key=lambda pair: pair[1], default=(None, None))
@@ -134,8 +136,8 @@ def _held_out(run: Run, best: Answer) -> str:
     scores = best.linearised.test_accuracy, best.real.test_accuracy, run.before.test_accuracy
     linearised, real, before = map(accuracy, scores)
     return (
-        f"On {run.data['n_test']} held-out examples its accuracy is {linearised} in the linearised network and "
-        f"{real} in the real one, against {before} before training."
+        f"On {run.data['n_test']} held-out examples its accuracy is {linearised} in the linearised network "
+        f"and {real} in the real one, against {before} before training."
     )
 
 

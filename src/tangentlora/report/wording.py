@@ -30,7 +30,7 @@ def number_below(value: Number) -> str:
     """Return a lower bound as `number` does, but rounded down, so that the words stay true."""
     if value is None or not 1e-3 <= abs(value) < 1e5:
         return number(value)
-    return str(Decimal(value).quantize(Decimal("1e-6"), rounding=ROUND_FLOOR))
+    return str(Decimal(repr(value)).quantize(Decimal("1e-6"), rounding=ROUND_FLOOR))
 
 
 def plain(value: Number) -> str:
@@ -102,6 +102,6 @@ def _exponent(text: str) -> str:
 
 
 def _round(value: float, rounding: str) -> str:
-    exact = Decimal(value)
+    exact = Decimal(repr(value))
     rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 1), rounding=rounding)
     return _exponent(f"{float(rounded):.2g}")

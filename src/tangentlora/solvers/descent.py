@@ -127,6 +127,7 @@ class Descent(Solver):
                 moving,
                 lr=self.learning_rate or 1.0,
                 max_iter=1,
+                max_eval=30,
                 history_size=20,
                 line_search_fn="strong_wolfe",
                 tolerance_grad=0.0,

@@ -1,80 +1,153 @@
 """Full fine-tuning: accelerated proximal gradient on P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_* over all of δ.
 
-δ⁺ = prox_{ηλ‖·‖_*}(Y − η∇L̂(Y)), Y = δ + β(δ − δ⁻), with η = N/(L·‖J‖²) from the tangent kernel, momentum
-restarted when it points uphill, and a longer step wherever the descent inequality allows one.
+δ⁺ = prox_{λ/L ‖·‖_*}(Y − ∇L̂(Y)/L), Y = δ + β(δ − δ⁻), with L found by backtracking and β restarted when the step
+turns against the momentum. Iterates stay thin factors: every product with Y − ∇L̂(Y)/L is a few tall products.
 Sources: Beck and Teboulle 2009 (FISTA); O'Donoghue and Candès 2015 (adaptive restart).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from tangentlora.blocks import Blocks, Factors
+from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
-from tangentlora.problem.spectral import shrink
+from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
 
 
 @dataclass(frozen=True)
-class Proximal(Solver):
-    """Train full updates δ_t, in the coordinates of the Jacobian's span; one iteration is one epoch.
+class _State:
+    """δ and its predecessor with their outputs J δ, the momentum's clock and the right singular vectors so far."""
 
-    The run ends early once the gap is within `tolerance`.
-    """
+    delta: Factors
+    before: Factors
+    z: Float[Tensor, "N K"]
+    z_before: Float[Tensor, "N K"]
+    guess: dict[str, Float[Tensor, "n b"]]
+    clock: float
+    smooth: float
+
+
+@dataclass(frozen=True)
+class Proximal(Solver):
+    """Train full updates δ_t; one iteration is one epoch. The run ends early once the gap is within `tolerance`."""
 
     epochs: int = 1000
     tolerance: float = 1e-6
+    seed: int = 0
 
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the updates as thin factors (U√σ, V√σ)."""
+        """Return the updates as balanced thin factors (U√σ, V√σ)."""
         from tqdm import tqdm
 
         inner, span = problem.reduced
-        delta: Factors = inner.zero()
-        dense = {name: u @ v.T for name, (u, v) in delta.items()}
-        ahead, ahead_z, z = dense, inner.f0, inner.f0
-        bound = inner.loss.smoothness * float(inner.kernel_eigenvalues[-1]) / len(inner.f0)
-        smooth, momentum = bound / 64, 1.0
+        generator = torch.Generator().manual_seed(self.seed)
+        zero, outputs = inner.zero(), torch.zeros_like(inner.f0)
+        guess = {name: v for name, (_, v) in zero.items()}
+        largest = float(inner.kernel_eigenvalues[-1])
+        bound = inner.loss.smoothness * largest / len(inner.f0)
+        state = _State(zero, zero, outputs, outputs, guess, 1.0, bound / 16)
         history: list[Record] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0
         for epoch in tqdm(range(self.epochs + 1), desc="full", unit="epoch", disable=not progress):
             if epoch in logged:
-                objective, gap = inner.factored_objective(delta), inner.gap(delta)
-                measures = {} if monitor is None else monitor(span.lift(delta))
+                objective, gap = inner.factored_objective(state.delta), inner.gap(state.delta)
+                measures = {} if monitor is None else monitor(span.lift(state.delta))
                 history.append(Record(epoch, objective, gap, measures))
                 if gap <= self.tolerance * max(1.0, objective):
                     status = Status.GLOBAL_OPTIMUM
                     break
-            if epoch == self.epochs:
-                break
-            gradient = inner.jacobian.adjoint(inner.dual_point(ahead_z))
-            loss = inner.empirical_loss(ahead_z)
-            while True:
-                fresh = {
-                    name: shrink(ahead[name] - M / smooth, inner.lam / smooth) for name, M in gradient.items()
-                }
-                fresh_dense = {name: u @ v.T for name, (u, v) in fresh.items()}
-                fresh_z = inner.outputs(fresh)
-                move = {name: fresh_dense[name] - ahead[name] for name in ahead}
-                model = loss + _inner(gradient, move) + 0.5 * smooth * _inner(move, move)
-                rounding = 1e-14 * max(1.0, abs(loss))
-                if smooth >= bound or inner.empirical_loss(fresh_z) <= model + rounding:
-                    break
-                smooth = min(2 * smooth, bound)
-            step = {name: fresh_dense[name] - dense[name] for name in dense}
-            if _inner(move, step) < 0:
-                momentum = 1.0
-            following = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
-            beta = (momentum - 1) / following
-            ahead = {name: fresh_dense[name] + beta * step[name] for name in dense}
-            ahead_z = fresh_z + beta * (fresh_z - z)
-            dense, delta, z, momentum = fresh_dense, fresh, fresh_z, following
-        return Solution(problem, span.lift(delta), status, tuple(history), epoch)
+            if epoch < self.epochs:
+                state = _iterate(inner, state, bound, generator)
+        return Solution(problem, span.lift(state.delta), status, tuple(history), epoch)
 
 
-def _inner(a: Blocks, b: Blocks) -> float:
-    return sum(float(torch.sum(a[name] * b[name])) for name in a)
+def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Generator) -> _State:
+    clock = 0.5 * (1 + math.sqrt(1 + 4 * state.clock**2))
+    beta = (state.clock - 1) / clock
+    z_ahead = state.z + beta * (state.z - state.z_before)
+    a = problem.dual_point(problem.f0 + z_ahead)
+    value = problem.empirical_loss(problem.f0 + z_ahead)
+    smooth = min(0.9 * state.smooth, bound)
+    while True:
+        fresh, guess = _step(problem, state, beta, a, smooth, generator)
+        z = problem.jacobian.at(fresh).forward()
+        loss = problem.empirical_loss(problem.f0 + z)
+        # ⟨∇L̂(Y), δ⁺ − Y⟩ needs no matrices: it is ⟨a, z⁺ − z_Y⟩
+        linear = float((a * (z - z_ahead)).sum())
+        distance = _square_distance(fresh, state, beta)
+        if smooth >= bound or loss <= value + linear + 0.5 * smooth * distance + 1e-14 * max(1.0, value):
+            break
+        smooth = min(1.5 * smooth, bound)
+    # ⟨Y − δ⁺, δ⁺ − δ⟩ > 0 means that the momentum carried too far
+    if _turned(fresh, state, beta):
+        clock = 1.0
+    return replace(
+        state,
+        delta=fresh,
+        before=state.delta,
+        z=z,
+        z_before=state.z,
+        guess=guess,
+        clock=clock,
+        smooth=smooth,
+    )
+
+
+def _ahead(state: _State, name: str, beta: float) -> tuple[Tensor, Tensor]:
+    """Return Y_t = (1+β)δ_t − βδ_t⁻ as stacked factors."""
+    (u, v), (u_before, v_before) = state.delta[name], state.before[name]
+    return torch.cat([u, u_before], 1), torch.cat([(1 + beta) * v, -beta * v_before], 1)
+
+
+def _step(
+    problem: Problem, state: _State, beta: float, a: Tensor, smooth: float, generator: torch.Generator
+) -> tuple[Factors, dict[str, Tensor]]:
+    fresh, guess = {}, {}
+    for name, rows in problem.jacobian.layers.items():
+        u, v = _ahead(state, name, beta)
+        weighted, x = rows.weighted(a) / smooth, rows.x
+
+        def right(V: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = weighted, x: Tensor = x) -> Tensor:
+            return u @ (v.T @ V) - g.T @ (x @ V)
+
+        def left(U: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = weighted, x: Tensor = x) -> Tensor:
+            return v @ (u.T @ U) - x.T @ (g @ U)
+
+        *pair, guess[name] = shrink_products(right, left, state.guess[name], problem.lam / smooth, generator)
+        fresh[name] = (pair[0], pair[1])
+    return fresh, guess
+
+
+def _square_distance(fresh: Factors, state: _State, beta: float) -> float:
+    """Return Σ_t ‖δ_t⁺ − Y_t‖²."""
+    total = 0.0
+    for name, (u, v) in fresh.items():
+        yu, yv = _ahead(state, name, beta)
+        total += _inner(
+            torch.cat([u, yu], 1), torch.cat([v, -yv], 1), torch.cat([u, yu], 1), torch.cat([v, -yv], 1)
+        )
+    return total
+
+
+def _turned(fresh: Factors, state: _State, beta: float) -> bool:
+    """Return whether Σ_t ⟨Y_t − δ_t⁺, δ_t⁺ − δ_t⟩ > 0."""
+    total = 0.0
+    for name, (u, v) in fresh.items():
+        yu, yv = _ahead(state, name, beta)
+        du, dv = state.delta[name]
+        total += _inner(
+            torch.cat([yu, u], 1), torch.cat([yv, -v], 1), torch.cat([u, du], 1), torch.cat([v, -dv], 1)
+        )
+    return total > 0
+
+
+def _inner(u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> float:
+    """Return ⟨uvᵀ, stᵀ⟩ without forming either."""
+    return float(((s.T @ u) * (t.T @ v)).sum())
