@@ -28,7 +28,7 @@ STRANGERS = {
     "solvers": ("theory", "models", "data", "adapters"),
     "theory": ("solvers", "data", "adapters"),
 }
-"""Solvers and theory know a problem and not each other, save that theory reads answers, `solvers.solution`."""
+"""Solvers and theory know a problem and not each other; theory may read an answer, `solvers.solution`."""
 
 OUTERMOST = ("studies", "report", "cli")
 """These know everything, and nothing else knows them."""
@@ -83,9 +83,9 @@ def objections(module: str, source: str) -> list[str]:
         found.append(f"{module}: a file is named after what it holds")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases):
-            if "runtime_checkable" in map(ast.unparse, node.decorator_list):
-                continue
-            found.append(f"{module}.{node.name} is not runtime_checkable, as shape_checks needs")
+            decorators = set(map(ast.unparse, node.decorator_list))
+            if "runtime_checkable" not in decorators:
+                found.append(f"{module}.{node.name} is not runtime_checkable, as shape_checks needs")
     for imported in imports_of(module, source):
         found += [f"{imported} ({reason})" for reason in _reasons(imported)]
     return found

@@ -1,8 +1,8 @@
-"""Tiny networks of every supported architecture, built from configurations with seeded random weights; nothing is downloaded.
+"""Tiny networks of every supported architecture, with seeded random weights; nothing is downloaded.
 
-`NETWORKS[kind]()` gives a module in evaluation mode, a batch of three examples of different lengths and the function
-that reads their outputs (3,3). `tiny_checkpoint(folder, kind)` saves the same architecture with a tokenizer or
-processor of its own, so that `load_network(folder, ...)` can open it.
+`NETWORKS[kind]()` gives a module in evaluation mode, a batch of three examples of different lengths and the
+function that reads their outputs (3,3). `tiny_checkpoint(folder, kind)` saves the same architecture with a
+tokenizer or processor of its own, so that `load_network(folder, ...)` can open it.
 """
 
 from __future__ import annotations
@@ -16,42 +16,11 @@ import transformers as tf
 from torch import Tensor, nn
 
 K = 3
-WORDS = [
-    "it",
-    "was",
-    "is",
-    "this",
-    "a",
-    "the",
-    "great",
-    "terrible",
-    "good",
-    "bad",
-    "okay",
-    "yes",
-    "no",
-    "maybe",
-    "movie",
-    "film",
-    "story",
-    "question",
-    "plot",
-    "actor",
-    "how",
-    "who",
-    "what",
-    "where",
-    "dull",
-    "funny",
-    "bright",
-    "slow",
-    "sharp",
-    "and",
-    "of",
-    "in",
-    "not",
-    "very",
-]
+_TEXT = """
+    it was is this a the great terrible good bad okay yes no maybe movie film story question plot actor
+    how who what where dull funny bright slow sharp and of in not very
+"""
+WORDS = _TEXT.split()
 LABEL_IDS = (10, 20, 30)
 MASK_ID = 4
 LENGTHS = (9, 6, 4)
@@ -172,7 +141,7 @@ KINDS = tuple(_MODULES)
 
 
 def tiny_module(kind: str, vocab_size: int = 64, seed: int = 0) -> nn.Module:
-    """Return a seeded random network in evaluation mode; biases and scales are shaken too, so that none is trivial."""
+    """Return a seeded random network in evaluation mode; biases and scales are random too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _MODULES[kind](vocab_size).eval().requires_grad_(False)

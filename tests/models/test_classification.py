@@ -156,8 +156,8 @@ def test_bad_inputs(kind, bad, message):
 
 
 def test_number_of_labels():
+    module, processor = tiny_networks.tiny_module("bert"), tiny_networks.tiny_processor("bert")
     with pytest.raises(InputError, match="got a network with 3 labels, expected 2"):
-        module, processor = tiny_networks.tiny_module("bert"), tiny_networks.tiny_processor("bert")
         network_from_module(module, processor, ClassificationHead(2), name="bert")
     for options in (
         {"num_labels": 0},

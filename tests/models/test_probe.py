@@ -1,4 +1,4 @@
-"""The linear probe: the optimum of logistic regression on the head's true features, in all three modalities."""
+"""The linear probe: the optimum of logistic regression on the head's features, in all three modalities."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_label_words():
 
 
 def test_template_is_checked_at_once():
-    with pytest.raises(InputError, match="expected {mask} and {text} once"):
+    with pytest.raises(InputError, match=r"expected \{mask\} and \{text\} once"):
         MaskPrompt("{text} was fine", WORDS)
 
 
@@ -205,8 +205,8 @@ def test_an_architecture_that_computes_something_else():
 
 
 def test_tokenizer_without_a_mask():
+    module = tiny_networks.tiny_module("bert-mlm")
     with pytest.raises(InputError, match="got the tokenizer GPT2Tokenizer, expected a fast one with a mask"):
-        module = tiny_networks.tiny_module("bert-mlm")
         network_from_module(module, tiny_networks.gpt2_tokenizer(), MaskPrompt(SINGLE, WORDS), name="x")
 
 

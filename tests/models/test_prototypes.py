@@ -65,6 +65,12 @@ def test_prototypes_are_constant():
     assert not net.outputs(batch).requires_grad
 
 
+@pytest.mark.parametrize("room", [-1, 0, 3])
+def test_no_room_for_a_text(room):
+    with pytest.raises(InputError, match=rf"room for {room} tokens, expected more than the 3 special ones"):
+        network(max_length=room)
+
+
 def test_long_texts_are_cut():
     (features,) = network(max_length=16).reader.encode(["the film was great " * 30])
     assert len(features["input_ids"]) == 16
@@ -87,8 +93,8 @@ def test_scale(scale):
 def test_other_architectures():
     processor = tiny_networks.tiny_processor("bert")
     for kind in ("vit", "whisper"):
+        module = tiny_networks.tiny_module(kind)
         with pytest.raises(InputError, match="expected one stack of layers over text"):
-            module = tiny_networks.tiny_module(kind)
             network_from_module(module, processor, Prototypes(SENTENCES), name=kind)
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2, "num_layers": 1, "vocab_size": 64}
     module = transformers.T5Model(transformers.T5Config(**sizes))

@@ -142,7 +142,7 @@ def test_a_tangent_depends_on_everything_it_was_made_from(tangent: Tangent) -> N
     assert linearize(network(), examples(), TARGETS).key == tangent.key
 
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def change_manifest(change: Callable[[dict[str, Any]], object]) -> Damage:
@@ -155,7 +155,7 @@ def change_manifest(change: Callable[[dict[str, Any]], object]) -> Damage:
 
 
 def write_manifest(text: bytes) -> Damage:
-    return lambda folder: (folder / "manifest.json").write_bytes(text) and None
+    return lambda folder: (folder / "manifest.json").write_bytes(text)
 
 
 def change_shard(change: Callable[[bytearray], object]) -> Damage:

@@ -23,14 +23,15 @@ from tangentlora.models.network import Network
 
 
 def fit_linear_probe(
-    network: Network, inputs: Sequence[Any], labels: Sequence[int], *, l2: float = 1e-3, batch_size: int = 32
+    network: Network, inputs: Sequence[Any], labels: Sequence[int], *, l2: float = 1e-2, batch_size: int = 32
 ) -> Network:
     """Return a copy of the network whose last linear layer is a multinomial logistic regression.
 
     min over (W, b) of (1/N) Σ_i CE(W φ_i + b, y_i) + (l2/2) ‖W‖²_F, where the features φ_i ∈ R^H, the inputs
     of that layer, are centred (if it has a bias) and scaled to a mean square norm of 1, so that `l2` means
-    the same for every network. A layer that is applied to many positions, of which the outputs are a
-    weighted sum, gets the same weighted sum of its inputs as features. L-BFGS in float64; nothing is random.
+    the same for every network; a very small one saturates the loss and leaves nothing for the adapted
+    weights to learn. A layer that is applied to many positions, of which the outputs are a weighted sum,
+    gets the same weighted sum of its inputs as features. L-BFGS in float64; nothing is random.
 
     Raises `InputError` when the readout is no classification head, the head does not end in a linear layer,
     or `labels` are not N indices of its outputs.

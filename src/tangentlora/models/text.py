@@ -86,7 +86,13 @@ class TextEncoder:
 
     @classmethod
     def for_module(cls, module: nn.Module, tokenizer: Any, max_length: int) -> TextEncoder:
+        """Hold the tokenizer to this network; raise `InputError` when only special tokens would fit."""
         limit = length_limit(module, tokenizer, max_length)
+        special = tokenizer.num_special_tokens_to_add(pair=True)
+        if limit <= special:
+            raise InputError(
+                f"got room for {limit} tokens, expected more than the {special} special ones; set max_length."
+            )
         return cls(tokenizer, accepted_inputs(module), padding_id(module, tokenizer), limit)
 
     def encode(self, inputs: Sequence[Any]) -> list[Features]:

@@ -43,28 +43,28 @@ def verdict(run: Run) -> list[str]:
         and answer is not best
         and (distance := run.distance(answer.objective)) is not None
     ]
+    if any((answer.objective or 0.0) > 1 for answer in run.answers):
+        sentences.append("Distances are relative to the objective where it is above 1.")
     return [*sentences, *_diverged(run), *_smaller_rank(run, best), _held_out(run, best)]
 
 
 def _optimum(run: Run, best: Answer) -> str:
-    objective = number(best.objective)
+    name, objective, bound = _name(best), number(best.objective), run.lower_bound
     distance = run.distance(best.objective)
-    if distance is None:
-        return (
-            f"{_name(best)} ends at the objective {objective}; without a lower bound nothing is proved of it."
-        )
+    if distance is None or bound is None or best.objective is None:
+        return f"{name} ends at the objective {objective}; without a lower bound nothing is proved of it."
     if best.certified:
         near = at_most(max(distance, ROUNDING))
         return (
-            f"{_name(best)} found the best answer: its objective {objective} is proved to be within {near} of the "
+            f"{name} found the best answer: its objective {objective} is proved to be within {near} of the "
             "global optimum."
         )
-    goal = tolerance(parse_number(run.configuration.get("tolerance")))
-    runs = "No run is" if len(run.answers) > 1 else f"{_name(best)} is not"
+    goal = tolerance(parse_number(run.configuration["tolerance"]))
+    runs = "No run is" if len(run.answers) > 1 else f"{name} is not"
+    left = at_most(max(best.objective - bound, ROUNDING))
     return (
         f"{runs} certified at the tolerance {goal}: the least objective is {objective}, and no answer of any "
-        f"rank is below {number_below(run.lower_bound)}, so at most {at_most(max(distance, 0.0))} is left to "
-        "gain."
+        f"rank is below {number_below(bound)}, so at most {left} is left to gain."
     )
 
 
@@ -96,7 +96,7 @@ def _ranks_near(run: Run) -> list[str]:
 def _stopped_short(run: Run) -> list[str]:
     """Say by how much at least each LoRA run misses the optimum, and whether it had settled."""
     far = [a for a in run.lora if (run.distance(a.objective) or 0.0) > TOLERANCES[-1]]
-    short = [(a, s) for a in far if (s := run.shortfall(a) or 0.0) > 0]
+    short = [(a, s) for a in far if (s := run.shortfall(a) or 0.0) > ROUNDING]
     if not short:
         return []
     amounts = listing([f"{at_least(amount)} at rank {answer.rank}" for answer, amount in short])

@@ -159,8 +159,13 @@ def _rounding(problem: Problem, factors: Factors, z: Tensor, a: Tensor, conjugat
         z_error = z_error + terms * EPS * sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
     values = problem.loss.value(z, problem.y).abs().mean() + z.abs().max()
     primal = float((a.abs() * z_error).sum()) + 8 * (n + k) * EPS * float(values)
-    penalty = sum(8 * (max(u.shape[0], v.shape[0]) + u.shape[1]) * EPS * half_squares({"": (u, v)}) for u, v in factors.values())
-    dual = (n * k + 2) * EPS * float((a * problem.f0).abs().sum()) + 64 * (n + k) * EPS * float(1 + conjugate.abs().mean())
+    penalty = sum(
+        8 * (max(u.shape[0], v.shape[0]) + u.shape[1]) * EPS * half_squares({"": (u, v)})
+        for u, v in factors.values()
+    )
+    dual = (n * k + 2) * EPS * float((a * problem.f0).abs().sum()) + 64 * (n + k) * EPS * float(
+        1 + conjugate.abs().mean()
+    )
     return primal + problem.lam * penalty + dual
 
 

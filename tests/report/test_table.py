@@ -1,0 +1,44 @@
+"""The table for a terminal."""
+
+from __future__ import annotations
+
+from report import run_folders as made
+from tangentlora.report.record import Run
+from tangentlora.report.table import comparison_table
+
+
+def lines(values: dict) -> list[str]:
+    return comparison_table(Run.parse(values)).splitlines()
+
+
+def test_each_run_has_a_line_with_its_numbers() -> None:
+    rows = lines(made.demo())
+    assert rows[3].split() == ["before", "training", "1.180000", "0.560", "0.560"]
+    assert rows[4].split() == ["LoRA", "r=1", "0.940000", "2.5e-1", "no", "1", "500", "0.631", "0.622"]
+    assert rows[10].split() == ["certified", "0.731247", "3.1e-10", "yes", "3", "214", "0.711", "0.699"]
+    assert rows[0].endswith("held-out accuracy")
+    assert rows[11] == ""
+    assert rows[12].startswith("The certified solver found the best answer")
+
+
+def test_columns_are_aligned_and_fit_a_hundred_characters() -> None:
+    values = made.demo()
+    values["runs"][0]["name"] = "a name that is far too long for any table " * 3
+    values["runs"][1] |= {"objective": 1.5e12, "relative_gap": -2.3e-12, "epochs": 1_000_000}
+    rows = lines(values)
+    assert max(map(len, rows)) <= 100
+    ends = [row.rindex(" ") for row in rows[3:11]]
+    assert len(set(ends)) == 1
+    assert len({len(row) for row in [rows[1], *rows[3:11]]}) == 1
+
+
+def test_without_a_test_set_the_accuracies_are_of_the_training_set() -> None:
+    rows = lines(made.run([made.certified()], test_set=False))
+    assert rows[0].endswith("training accuracy")
+    assert rows[4].split()[-2:] == ["0.900", "0.900"]
+    assert rows[3].split()[-2:] == ["0.580", "0.580"]
+
+
+def test_a_diverged_run_has_no_numbers_to_show() -> None:
+    rows = lines(made.run([made.answer("LoRA r=8", None, rank=8, ranks={})]))
+    assert rows[4].split()[:7] == ["LoRA", "r=8", "not", "finite", "–", "no", "–"]
