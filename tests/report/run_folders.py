@@ -68,7 +68,7 @@ def certified(**more: Any) -> dict[str, Any]:
         "relative_gap": 3.1e-10,
         "certified": True,
     }
-    return answer("certified", OPTIMUM, **(facts | more))
+    return answer("certified", **({"objective": OPTIMUM} | facts | more))
 
 
 def run(answers: list[dict[str, Any]], *, test_set: bool = True, **more: Any) -> dict[str, Any]:

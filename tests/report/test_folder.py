@@ -25,6 +25,8 @@ def test_what_was_written_is_read_with_its_types(tmp_path: Path) -> None:
     assert run.main.adapter == "adapter"
     assert run.answers[0].adapter == "LoRA-r1/adapter"
     assert run.main.singular_values[run_folders.VALUE] == (2.1, 1.3, 0.41)
+    assert run.main.spectrum(run_folders.VALUE) == (2.1, 1.3, 0.41)
+    assert run.main.spectrum("elsewhere") == ()
     assert run.main.layer_rank == 3
     assert run.before.test_accuracy == pytest.approx(188 / 336)
     assert run.lower_bound == run_folders.BOUND
@@ -90,13 +92,14 @@ def test_a_missing_run_is_told_with_the_remedy(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("{", "JSONDecodeError"),
-        ("[]", "TypeError"),
+        ("[1]", "is not an object"),
         ('{"format": 2}', "in format 2, expected format 1"),
         ('{"format": 1}', "KeyError"),
         (json.dumps(run_folders.demo() | {"runs": []}), "it lists no runs"),
         (json.dumps(run_folders.demo() | {"data": {"task": "x"}}), "label_names"),
+        (json.dumps(run_folders.run([]) | {"runs": [3]}), "3 is not an object"),
         (json.dumps(run_folders.run([run_folders.certified(gap="small")])), "'small' is not a number"),
-        (json.dumps(run_folders.run([run_folders.certified() | {"ranks": 3}])), "AttributeError"),
+        (json.dumps(run_folders.run([run_folders.certified() | {"ranks": 3}])), "3 is not an object"),
     ],
 )  # fmt: skip
 def test_a_damaged_run_is_told_with_the_remedy(tmp_path: Path, text: str, told: str) -> None:

@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return " ".join("".join(self.words).split())
+        return " ".join(" ".join(self.words).split())
 
 
 def report(path: Path, values: dict, proof: dict | None = None) -> tuple[str, Page]:
@@ -139,7 +139,7 @@ def test_the_figures_are_written_too(tmp_path: Path) -> None:
 
 def test_hostile_text_is_shown_and_never_run(tmp_path: Path) -> None:
     layer = f"encoder.{HOSTILE}"
-    values = made.run([made.answer(HOSTILE, 0.9, rank=2, message=HOSTILE, ranks={layer: 2})])
+    values = made.run([made.answer(HOSTILE, 0.9, rank=2, folder=".", message=HOSTILE, ranks={layer: 2})])
     values["data"] |= {"label_names": [HOSTILE, "a & b"], "task": HOSTILE}
     values["configuration"] |= {"model": f'"{HOSTILE}', "template": {HOSTILE: HOSTILE}}
     values["versions"] |= {HOSTILE: HOSTILE}
@@ -169,6 +169,8 @@ def test_a_diverged_run(tmp_path: Path) -> None:
     assert "There is no certificate" in page.text
     assert "not finite" in page.text
     assert "There is no adapter to load." in page.text
+    assert "2 layers adapted" in page.text
+    assert "tangentlora verify" not in page.text
 
 
 def test_a_certificate_without_finite_numbers(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_without_a_test_set_nothing_is_said_of_new_examples() -> None:
 
 
 def test_an_objective_above_one_is_measured_relatively() -> None:
-    big = made.certified(objective=50.0, lower_bound=49.99999)
+    big = made.certified(objective=50.0, lower_bound=49.9999904)
     words = told([big])
     assert "within 2e-7 of the global optimum" in words
     assert "relative to the objective where it is above 1" in words

@@ -101,11 +101,10 @@ def of_infinite_slope(pair: Pair, x: Tensor) -> Tensor:
     return (pair.b(x) - pair.b(x)).abs().sqrt() + pair.a(x)
 
 
-def all_but_constant(pair: Pair, x: Tensor) -> Tensor:
-    """Attention to a single token: its weights are one whatever the scores, so a has a zero Jacobian."""
-    x = x[:, -1:]
-    scores = pair.a(x) @ x.mT
-    return scores.softmax(dim=-1) @ pair.b(x)
+def cancelling(pair: Pair, x: Tensor) -> Tensor:
+    """The Jacobian of a is zero, as that of the query where there is one token; float32 leaves some noise."""
+    y = pair.a(x)
+    return pair.b(x) + 0.1 * y + 0.2 * y - 0.3 * y
 
 
 @pytest.mark.parametrize("forward", [twice, by_keyword, written_into, of_different_lengths])
@@ -181,11 +180,11 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
 
 
 def test_a_jacobian_that_is_zero_but_for_rounding_passes_the_proof() -> None:
-    network = network_of(all_but_constant)
+    network = network_of(cancelling)
     network.module.float()
-    tensors = {"x": 10 * inputs()["x"].float()}
+    tensors = {"x": inputs()["x"].float()}
     found = blocks_of(capture(network, whole_batch(network, tensors), TARGETS, prove=True))
-    assert found["a"].norm() <= 1e-5 * found["b"].norm()
+    assert 0 < found["a"].norm() <= 1e-6 * found["b"].norm()
 
 
 @pytest.mark.parametrize("forward", [twice, used_elsewhere])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,6 +134,14 @@ def test_random_outputs_and_examples_that_mix_are_refused(inner: Inner) -> None:
     message = r"outputs that differ by .* between two runs on one example, expected a network that is det"
     with pytest.raises(InputError, match=message):
         linearize(network, examples, network.targets(("query",)))
+
+
+def test_a_weight_that_is_used_elsewhere_too_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    module = nn.ModuleDict({"query": nn.Linear(4, 2)})
+    network = fake_network(module, lambda t: module["query"](t["x"]) * module["query"].weight.sum())
+    with pytest.raises(InputError, match="Jacobian of 'query' whose error against autograd's is"):
+        linearize(network, [{"x": torch.ones(4)}], network.targets(("query",)), store=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_that_are_not_finite_for_one_example_alone_are_refused() -> None:

@@ -121,15 +121,18 @@ def test_a_second_run_reads_the_store_and_never_calls_the_network(tangent: Tange
 
 
 def test_a_tangent_depends_on_everything_it_was_made_from(tangent: Tangent) -> None:
-    changed_data, shorter = examples(), examples()
-    changed_data[5]["x"] = changed_data[5]["x"] + 1e-7
+    changed_data, shorter, regrouped = examples(), examples(), examples()
+    changed_data[5]["x"][-1, -1] += 1e-3
     shorter[2] = {"x": shorter[2]["x"][:2]}
+    rows = torch.cat([regrouped[0]["x"], regrouped[1]["x"]])
+    regrouped[:2] = [{"x": rows[:2]}, {"x": rows[2:]}]
     deeper = (TARGETS[0], Target("b:tail", "b", (1, 3), rows=(4, 5)))
     others = [
         linearize(network("1" * 64), examples(), TARGETS),
         linearize(replace(network(), name="another"), examples(), TARGETS),
         linearize(network(), changed_data, TARGETS),
         linearize(network(), shorter, TARGETS),
+        linearize(network(), regrouped, TARGETS),
         linearize(network(), examples()[:5], TARGETS),
         linearize(network(), examples()[::-1], TARGETS),
         linearize(network(), examples(), TARGETS[:1]),
@@ -193,6 +196,11 @@ def test_a_damaged_shard_is_refused(tangent: Tangent, tmp_path: Path, damage: Da
         linearize(network(), examples(), TARGETS, store=tmp_path / "store")
 
 
+def another_format(manifest: dict[str, Any]) -> None:
+    manifest["identity"]["format"] = FORMAT + 1
+    manifest["key"] = key_of(manifest["identity"])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -208,9 +216,9 @@ def test_a_damaged_shard_is_refused(tangent: Tangent, tmp_path: Path, damage: Da
         change_manifest(lambda m: m["shards"].pop()),
         change_manifest(lambda m: m["shards"][0].pop("sha256")),
         change_manifest(lambda m: m.update(shards=["shard-00000.safetensors"])),
-        change_manifest(lambda m: m["identity"].update(format=FORMAT + 1) or m.update(key=key_of(m["identity"]))),
+        change_manifest(another_format),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_manifest_is_refused(tangent: Tangent, damage: Damage) -> None:
     damage(folder_of(tangent))
     message = (
@@ -244,6 +252,9 @@ def test_a_folder_that_exists_is_never_written_to(tangent: Tangent, tmp_path: Pa
     (own / "thesis.txt").write_text("mine")
     save_tangent(other, own)
     assert contents(own) == {"thesis.txt": b"mine"}
+    (own / "thesis.txt").unlink()
+    save_tangent(other, own)
+    assert contents(own) == {}
 
 
 def test_two_writers_of_one_tangent_leave_one_sound_folder(

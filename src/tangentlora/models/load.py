@@ -42,10 +42,8 @@ def load_network(
     if dtype not in _DTYPES:
         raise InputError(f"got the dtype {dtype!r}, expected one of {', '.join(_DTYPES)}; use float32.")
     source, where = _locate(model), _device(device)
+    config = load_config(model, revision)
     with _seeded(readout), _explaining(model), _quiet():
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         module, report = readout.model_class().from_pretrained(
             source,
             config=readout.configured(config),
@@ -60,6 +58,15 @@ def load_network(
         processor = readout.load_processor(source, revision)
         _require_vocabulary(model, module, processor)
     return network_from_module(module.to(where), processor, readout, name=model)
+
+
+def load_config(model: str, revision: str | None = None) -> Any:
+    """Return the transformers configuration of a model; raises `InputError` when there is none."""
+    source = _locate(model)
+    with _explaining(model), _quiet():
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
 
 
 def network_from_module(module: nn.Module, processor: Any, readout: Readout, *, name: str) -> Network:

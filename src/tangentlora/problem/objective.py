@@ -18,6 +18,7 @@ from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.span import Span, restrict
 
 _KERNEL_LIMIT = 4096
+_KERNEL_RANK = 1e-11  # of the largest eigenvalue: a hundred times what rounding leaves of a zero one
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Problem:
         if size > _KERNEL_LIMIT:
             return size
         values = self.kernel_eigenvalues
-        return int((values > size * torch.finfo(torch.float64).eps * values[-1]).sum())
+        return int((values > _KERNEL_RANK * values[-1]).sum())
 
     def zero(self) -> Factors:
         """Return factors of rank zero for every layer: δ = 0."""

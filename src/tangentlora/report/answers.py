@@ -19,14 +19,11 @@ def singular_value_figure(run: Run) -> Picture | None:
     """Draw the singular values of the answers of free rank, or of the only answer, one panel per layer."""
     answers = [a for a in run.answers if a.rank is None or len(run.answers) == 1]
     answers = [a for a in answers if a.objective is not None and a.singular_values]
-    values = [s for a in answers for row in a.singular_values.values() for s in row if s > 0]
+    values = [s for a in answers for layer in a.ranks for s in a.spectrum(layer) if s > 0]
     if not values:
         return None
     layers = list(answers[0].ranks)
-    size = {
-        layer: max((s for a in answers for s in a.singular_values.get(layer, ())), default=0.0)
-        for layer in layers
-    }
+    size = {layer: max((s for a in answers for s in a.spectrum(layer)), default=0.0) for layer in layers}
     shown = sorted(sorted(layers, key=lambda layer: -size[layer])[:PANELS], key=layers.index)
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
@@ -97,7 +94,7 @@ def _stems(ax: Axes, answers: list[Answer], layer: str, floor: float) -> None:
     words = []
     longest = 1
     for i, answer in enumerate(answers):
-        spectrum = [s for s in answer.singular_values.get(layer, ()) if s > 0]
+        spectrum = [s for s in answer.spectrum(layer) if s > 0]
         if not spectrum:
             words.append(f"{answer.name}: rank 0")
             continue

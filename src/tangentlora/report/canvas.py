@@ -21,7 +21,14 @@ INK, MUTED, GRID, PAPER, SHADE = "#1f2328", "#5b6470", "#dde1e6", "#ffffff", "#e
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 MARKERS = ("o", "s", "^", "v", "P", "X")
 _SIZES = {"^": 6.5, "v": 6.5, "P": 6.5, "X": 6.5}  # these look smaller than circles and squares of equal size
-DASHES: tuple[Any, ...] = ("-", (0, (6, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)), (0, (3, 1.4)), "-")
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (6, 1.6)),
+    (0, (1.4, 1.4)),
+    (0, (6, 1.6, 1.4, 1.6)),
+    (0, (3, 1.4)),
+    (0, (9, 1.4, 1.4, 1.4, 1.4, 1.4)),
+)
 
 WIDTH = 7.6
 """Inches; the page shows an inch as about 120 pixels."""

@@ -17,8 +17,9 @@ from tangentlora.report.canvas import (
     log_ticks,
     styles,
 )
-from tangentlora.report.record import Metric, Number, Run
-from tangentlora.report.verdict import TOLERANCES
+from tangentlora.report.parsing import Number
+from tangentlora.report.record import Metric, Run
+from tangentlora.report.verdict import ROUNDING, TOLERANCES
 from tangentlora.report.wording import accuracy, at_most, number, number_below, tolerance
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ Curves = Mapping[str, list[Metric]]
 HEIGHT = 3.9
 FEWEST = 3
 """Points below which a line would tell more than is known."""
-
-FLOOR = 1e-16
-"""Where distances that rounding has taken to zero or below are drawn on a logarithmic axis."""
 
 
 def curves_of(run: Run, metrics: list[Metric]) -> dict[str, list[Metric]]:
@@ -103,11 +101,13 @@ def distance_figure(run: Run, curves: Curves) -> Picture | None:
         ax.text(0.012, limit, f"within {tolerance(limit)}", fontsize=8, color=MUTED, **where)
     _label(ax, run, curves, "distance to the optimum, at most")
     ends = [f"{name} at {at_most(points[-1][1])}" for name, points in drawn.items()]
+    floor = f" Distances below {tolerance(ROUNDING)} are drawn there." if min(values) == ROUNDING else ""
     return finish(
         figure,
         "distance",
         "Distance to the optimum",
-        "(Objective − best proved lower bound) / max(1, objective): no run is further from the optimum.",
+        "(Objective − best proved lower bound) / max(1, objective): no run is further from the optimum."
+        + floor,
         f"Line chart of the proved distance to the optimum against epochs, on logarithmic axes. It "
         f"ends for {'; '.join(ends)}.",
     )
@@ -177,4 +177,4 @@ def _own_gap(row: Metric) -> Number:
 
 
 def _floored(distance: Number) -> Number:
-    return None if distance is None else max(distance, FLOOR)
+    return None if distance is None else max(distance, ROUNDING)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tangentlora.errors import InputError
+from tangentlora.report.parsing import parse_object
 from tangentlora.report.record import FORMAT, Answer, CertificateRecord, Metric, Run
 
 Record = TypeVar("Record")
@@ -29,8 +30,8 @@ class RunFolder:
     def read_run(self) -> Run:
         """Return what run.json says."""
         values = self._read("run.json", json.loads)
-        version = values.get("format") if isinstance(values, dict) else None
-        if isinstance(values, dict) and version != FORMAT:
+        version = self._parse("run.json", parse_object, values).get("format")
+        if version != FORMAT:
             raise InputError(
                 f"got {self.path / 'run.json'} in format {version!r}, expected format {FORMAT}; run fit or "
                 "demo again with this version of tangentlora."
@@ -60,7 +61,11 @@ class RunFolder:
     def read_adapter_config(self, answer: Answer) -> dict[str, Any] | None:
         """Return the configuration of an answer's adapter, None where it has none (every rank is 0)."""
         name = f"{answer.adapter}/adapter_config.json"
-        return self._read(name, lambda text: dict(json.loads(text))) if (self.path / name).exists() else None
+        return (
+            self._read(name, lambda text: dict(parse_object(json.loads(text))))
+            if (self.path / name).exists()
+            else None
+        )
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """Write a file, named relative to the folder, whole or not at all, and return its path."""
@@ -98,8 +103,9 @@ class RunFolder:
         try:
             return parse(value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
             raise InputError(
-                f"got {self.path / name}, which is damaged ({type(error).__name__}: {error}), expected the "
+                f"got {self.path / name}, which is damaged ({type(error).__name__}: {reason}), expected the "
                 "file as tangentlora wrote it; run fit or demo again."
             ) from error
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-Number: TypeAlias = float | None
-"""A finite number, or None where it is not finite or was not measured: JSON has no word for NaN."""
+from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object
 
 FORMAT = 1
 """The version of run.json that this code reads."""
@@ -18,8 +15,6 @@ _REQUIRED = {
     "data": ("task", "label_names", "n_train"),
     "tangent": ("n_examples", "n_outputs"),
 }
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -32,8 +27,9 @@ class Scores:
     test_loss: Number
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any] | None) -> Scores:
-        return cls(*(parse_number((values or {}).get(f.name)) for f in fields(cls)))
+    def parse(cls, values: object) -> Scores:
+        scores = parse_object(values)
+        return cls(*(parse_number(scores.get(f.name)) for f in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,19 @@ class Answer:
         """The LoRA rank that can hold this answer, the largest among its layers; None after divergence."""
         return max(self.ranks.values()) if self.ranks and self.objective is not None else None
 
+    def spectrum(self, layer: str) -> tuple[float, ...]:
+        """Return the singular values of a layer that count towards its rank, the largest first."""
+        return self.singular_values.get(layer, ())[: self.ranks.get(layer, 0)]
+
     @property
     def adapter(self) -> str:
         """Where the adapter lies in the run folder, with `/` between the parts."""
         return "adapter" if self.folder == "." else f"{self.folder}/adapter"
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Answer:
-        spectra = _mapping(values.get("singular_values"), lambda row: tuple(float(s) for s in row))
+    def parse(cls, row: object) -> Answer:
+        values = parse_object(row)
+        spectra = parse_mapping(values.get("singular_values"), lambda row: tuple(float(s) for s in row))
         return cls(
             name=str(values["name"]),
             folder=str(values.get("folder", ".")),
@@ -90,7 +91,7 @@ class Answer:
             gap=parse_number(values.get("gap")),
             relative_gap=parse_number(values.get("relative_gap")),
             certified=values["certified"] is True,
-            ranks=_mapping(values.get("ranks"), int),
+            ranks=parse_mapping(values.get("ranks"), int),
             singular_values={name: tuple(sorted(row, reverse=True)) for name, row in spectra.items()},
             linearised=Scores.parse(values.get("linearised")),
             real=Scores.parse(values.get("real")),
@@ -156,11 +157,12 @@ class Run:
         return (answer.objective - min(known)) / max(1.0, abs(answer.objective))
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Run:
+    def parse(cls, content: object) -> Run:
         """Read the parsed JSON; raises KeyError, TypeError or ValueError where it is not a run."""
+        values = parse_object(content)
         for section, names in _REQUIRED.items():
             for name in names:
-                values[section][name]  # a missing one is named by the KeyError
+                parse_object(values[section])[name]  # a missing one is named by the KeyError
         answers = tuple(Answer.parse(row) for row in values["runs"])
         if not answers:
             raise ValueError("it lists no runs")
@@ -186,13 +188,14 @@ class Metric:
     measures: dict[str, Number]
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Metric:
+    def parse(cls, row: object) -> Metric:
+        values = parse_object(row)
         return cls(
             str(values["run"]),
             int(values["epoch"]),
             parse_number(values.get("objective")),
             parse_number(values.get("gap")),
-            _mapping(values.get("measures"), parse_number),
+            parse_mapping(values.get("measures"), parse_number),
         )
 
 
@@ -215,7 +218,8 @@ class CertificateRecord:
     dtype: str
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> CertificateRecord:
+    def parse(cls, content: object) -> CertificateRecord:
+        values = parse_object(content)
         return cls(
             objective=parse_number(values["objective"]),
             lower_bound=parse_number(values["lower_bound"]),
@@ -226,21 +230,8 @@ class CertificateRecord:
             certified=values["certified"] is True,
             lam=float(values["lam"]),
             dual_scale=parse_number(values["dual_scale"]),
-            spectral_norms=_mapping(values["spectral_norms"], parse_number),
-            ranks=_mapping(values["ranks"], int),
+            spectral_norms=parse_mapping(values["spectral_norms"], parse_number),
+            ranks=parse_mapping(values["ranks"], int),
             constraints=int(values["constraints"]),
             dtype=str(values["dtype"]),
         )
-
-
-def parse_number(value: object) -> Number:
-    """Return a finite float or None; raises TypeError for what is not a number."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value) if math.isfinite(value) else None
-
-
-def _mapping(values: Mapping[str, Any] | None, parse: Callable[[Any], Value]) -> dict[str, Value]:
-    return {str(name): parse(value) for name, value in (values or {}).items()}

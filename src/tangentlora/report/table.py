@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from tangentlora.report.record import Answer, Number, Run
+from tangentlora.report.parsing import Number
+from tangentlora.report.record import Answer, Run
 from tangentlora.report.verdict import verdict
 from tangentlora.report.wording import accuracy, number, relative
 

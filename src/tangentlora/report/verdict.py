@@ -6,7 +6,8 @@ P − (best lower bound) and at least P − (least objective known) above min P.
 
 from __future__ import annotations
 
-from tangentlora.report.record import Answer, Run, parse_number
+from tangentlora.report.parsing import parse_number
+from tangentlora.report.record import Answer, Run
 from tangentlora.report.wording import (
     accuracy,
     at_least,

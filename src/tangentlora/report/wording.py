@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from tangentlora.report.record import Number
+from tangentlora.report.parsing import Number
 
 ABSENT = "–"
 """Stands for a number that is not known."""
@@ -28,9 +28,11 @@ def precise(value: Number) -> str:
 
 def number_below(value: Number) -> str:
     """Return a lower bound as `number` does, but rounded down, so that the words stay true."""
-    if value is None or not 1e-3 <= abs(value) < 1e5:
-        return number(value)
-    return str(Decimal(repr(value)).quantize(Decimal("1e-6"), rounding=ROUND_FLOOR))
+    if value is None:
+        return ABSENT
+    exact = Decimal(repr(value))
+    digits = -6 if 1e-3 <= abs(value) < 1e5 else exact.adjusted() - 4
+    return number(float(exact.quantize(Decimal(1).scaleb(digits), rounding=ROUND_FLOOR)))
 
 
 def plain(value: Number) -> str:

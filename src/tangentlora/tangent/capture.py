@@ -169,14 +169,14 @@ def _compare(
     targets: Sequence[Target],
 ) -> None:
     """Hold Σ_ik a_ik J_ik against autograd's gradients; a block that is zero but for rounding passes."""
-    largest = max(float(torch.linalg.norm(reference.double())) for reference in proof.values())
+    largest = max(float(torch.linalg.norm(reference.float())) for reference in proof.values())
     tolerance, rounding = _PROOF_TOLERANCE.get(a.dtype, 5e-2), 10 * torch.finfo(a.dtype).eps * largest
     for target in targets:
         ours = torch.einsum("bk,bklm,bln->mn", a, result.g[target.name], result.x[target.name])
         reference = proof[target.module].T if target.transposed else proof[target.module]
         reference = reference if target.rows is None else reference[slice(*target.rows)]
-        error = float(torch.linalg.norm((ours - reference).double()))
-        scale = float(torch.linalg.norm(reference.double()))
+        error = float(torch.linalg.norm((ours - reference).float()))
+        scale = float(torch.linalg.norm(reference.float()))
         if error > tolerance * scale + rounding:
             raise InputError(
                 f"got a Jacobian of {target.name!r} whose error against autograd's is {error:.1e} at a norm "

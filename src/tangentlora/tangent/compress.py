@@ -23,15 +23,16 @@ TOLERANCE = 1e-6
 def compress_tokens(
     x: Float[Tensor, "B L n"], g: Float[Tensor, "B K L m"], tolerance: float = TOLERANCE
 ) -> LayerRows:
-    """Return the rows of B examples, ‖G − UUᵀG‖_F ≤ tolerance·‖G‖_F for each, on the CPU.
+    """Return the rows of B examples, ‖G − UUᵀG‖_F ≤ tolerance·‖G‖_F for each.
 
     So the Jacobian moves by at most tolerance·‖G‖_F·‖X‖₂. U is found and applied in float64, where squares of
-    float32 numbers lose nothing; the rows are rounded to the precision of g, and never below float32.
+    float32 numbers lose nothing (and on the CPU, as not every device knows float64); the rows are rounded to
+    the precision of g, and never below float32.
     """
     dtype = torch.promote_types(g.dtype, torch.float32)
-    x, g = x.double(), g.double()
+    x, g = x.cpu().double(), g.cpu().double()
     energy, basis = torch.linalg.eigh(torch.einsum("bklm,bkjm->blj", g, g))
-    energy, basis = energy.flip(-1).clamp(min=0), basis.flip(-1)
+    energy, basis = energy.flip(-1), basis.flip(-1)
     # dropped[j] is what is lost of ‖G‖² by keeping the first j directions
     dropped = energy.flip(-1).cumsum(-1).flip(-1)
     keep = dropped > tolerance**2 * energy.sum(-1, keepdim=True)
@@ -40,4 +41,4 @@ def compress_tokens(
     keep, basis = keep[:, :most], basis[..., :most]
     rows_x = torch.einsum("blr,bln->brn", basis, x)[keep]
     rows_g = torch.einsum("blr,bklm->brkm", basis, g)[keep]
-    return LayerRows(rows_x.to("cpu", dtype), rows_g.to("cpu", dtype), counts.cpu())
+    return LayerRows(rows_x.to(dtype), rows_g.to(dtype), counts)

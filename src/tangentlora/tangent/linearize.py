@@ -37,7 +37,8 @@ def linearize(
 
     `targets` are the adapted matrices, by default query and value of the last layer. `store` is a folder of
     tangents: one made earlier from the same network, inputs, targets and batch size is read instead of made
-    again, and a new one is written there. On the first batch the network is probed: one example must give the
+    again, and a new one is written there; the network is known by its fingerprint, so use no store while its
+    weights are changed in place. On the first batch the network is probed: one example must give the
     same outputs alone and among others, and the Jacobian must agree with autograd's.
     Raises InputError for an empty set, a network in training mode, outputs that are random or mix examples,
     and the cases of `capture`.

@@ -1,0 +1,100 @@
+"""The command line: parse, call, print. Nothing is decided here, and `--help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tangentlora.errors import InputError
+from tangentlora.options import add_demo, add_doctor, add_fit, add_report, add_verify
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input told in one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    try:
+        verb = {"demo": _demo, "fit": _fit, "verify": _verify, "report": _report, "doctor": _doctor}[
+            options.verb
+        ]
+        result, text, status = verb(options)
+    except InputError as error:
+        print(f"tangentlora: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tangentlora: interrupted; what was written stays as it is", file=sys.stderr)
+        return 130
+    print(json.dumps(result) if options.json else text)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    from tangentlora import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="tangentlora",
+        description="LoRA in the NTK regime: train it, solve it, and prove how far a run is from the global optimum.",
+    )
+    parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (add_demo, add_fit, add_verify, add_report, add_doctor):
+        add(verbs)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from tangentlora.options import settings_of
+    from tangentlora.studies.fit import compare
+
+    run = compare(settings_of(options), options.output_dir, progress=not options.quiet)
+    return run, _summary(options.output_dir), 0
+
+
+def _fit(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from tangentlora.options import settings_of
+    from tangentlora.studies.fit import fit
+
+    run = fit(settings_of(options), options.output_dir, progress=not options.quiet)
+    certified = all(answer["certified"] for answer in run["runs"])
+    return run, _summary(options.output_dir), 1 if options.strict and not certified else 0
+
+
+def _verify(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from dataclasses import asdict
+
+    from tangentlora.theory.verify import verify
+
+    result = verify(options.folder, options.store)
+    failed = not result.valid or (options.strict and not result.certified)
+    return asdict(result), result.sentence(), 1 if failed else 0
+
+
+def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from tangentlora.report import write_report
+
+    path = write_report(options.folder)
+    return {"report": str(path)}, f"Wrote {path}.", 0
+
+
+def _doctor(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from tangentlora.studies.doctor import examine
+
+    checks = examine(options.device)
+    text = "\n".join(f"{'ok  ' if c.ok else 'FAIL'}  {c.name}: {c.detail}" for c in checks)
+    result = {"checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks]}
+    return result, text, 0 if all(c.ok for c in checks) else 1
+
+
+def _summary(folder: Path) -> str:
+    from tangentlora.report import RunFolder, comparison_table
+
+    return comparison_table(RunFolder(folder).read_run()) + f"\n\nReport: {folder / 'report.html'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

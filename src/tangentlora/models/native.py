@@ -1,0 +1,20 @@
+"""What a checkpoint was trained to say, read from its configuration alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tangentlora.models.load import load_config
+
+
+def native_readout(model: str, revision: str | None = None) -> Literal["prompt", "prototypes", "head"]:
+    """Return the readout that a text checkpoint was trained for.
+
+    A masked language model is read by a prompt, a bare encoder (as sentence encoders are saved) by prototypes, and
+    everything else by its classification head. Raises InputError where there is no such model.
+    """
+    architectures = getattr(load_config(model, revision), "architectures", None) or [""]
+    name = str(architectures[0])
+    if name.endswith("ForMaskedLM"):
+        return "prompt"
+    return "prototypes" if name.endswith("Model") else "head"

@@ -1,0 +1,91 @@
+"""Is everything here that a run needs? Each check says what was found and, where it fails, the remedy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tangentlora.errors import InputError
+from tangentlora.studies.run import versions
+from tangentlora.studies.settings import default_tangent_dir
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing examined, whether it is in order, and what was found or what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(device: str = "cpu") -> list[Check]:
+    """Return the checks of versions, device, packaged weights, cache folder and a small solve."""
+    checks = [
+        Check(name, found != "absent", found if found != "absent" else f"missing: pip install {name}")
+        for name, found in versions().items()
+    ]
+    return [*checks, _device(device), _packaged_weights(), _cache(), _solve(device)]
+
+
+def _device(device: str) -> Check:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return Check(
+            "device", False, f"{device} cannot be used ({str(error).splitlines()[0]}): choose --device cpu"
+        )
+    return Check(
+        "device",
+        True,
+        f"{device}, {torch.get_num_threads()} threads, CUDA {'yes' if torch.cuda.is_available() else 'no'}",
+    )
+
+
+def _packaged_weights() -> Check:
+    from tangentlora.models.load import load_config
+
+    try:
+        load_config("minilm")
+    except InputError as error:
+        return Check("minilm weights", False, str(error))
+    return Check("minilm weights", True, "present, checksum as published")
+
+
+def _cache() -> Check:
+    folder = default_tangent_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(existing, os.W_OK):
+        return Check("tangents", True, f"kept in {folder}")
+    return Check("tangents", False, f"{existing} is not writable: give --tangent-dir a folder that is")
+
+
+def _solve(device: str) -> Check:
+    """Solve a problem of known optimum: one example, J = diag(3, 1), squared loss, min ½(3σ − 2)² + λσ."""
+    import torch
+
+    from tangentlora.problem.losses import Squared
+    from tangentlora.problem.objective import Problem
+    from tangentlora.solvers.certified import Certified
+    from tangentlora.tangent.jacobian import Jacobian, LayerRows
+    from tangentlora.theory.certificate import certify
+
+    lam, basis = 0.5, torch.eye(2, dtype=torch.float64)
+    rows = LayerRows(
+        basis * torch.tensor([3.0, 1.0], dtype=torch.float64), basis.unsqueeze(1), torch.tensor([2])
+    )
+    y = torch.tensor([[2.0]], dtype=torch.float64)
+    problem = Problem(
+        Jacobian({"layer": rows}).to(torch.float64, device), torch.zeros(1, 1), y, Squared(), lam
+    )
+    certificate = certify(problem, Certified().solve(problem))
+    # δ = σ e₁e₁ᵀ with 3(3σ − 2) + λ = 0
+    sigma = (6 - lam) / 9
+    expected = 0.5 * (3 * sigma - 2) ** 2 + lam * sigma
+    right = certificate.certified and abs(certificate.objective - expected) < 1e-9
+    detail = f"objective {certificate.objective:.9f}, expected {expected:.9f}, gap {certificate.gap:.1e}"
+    return Check(
+        "solve and certify", right, detail if right else detail + ": report this with the versions above"
+    )

@@ -1,0 +1,127 @@
+"""Settings → the network, its tangents on training and held-out examples, and the convex problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.data import Examples, Splits, Task, load_splits
+from tangentlora.models.classification import ClassificationHead
+from tangentlora.models.load import load_network, load_sampling_rate
+from tangentlora.models.native import native_readout
+from tangentlora.models.network import Network
+from tangentlora.models.probe import fit_linear_probe
+from tangentlora.models.prompt import MaskPrompt
+from tangentlora.models.prototypes import Prototypes
+from tangentlora.models.readouts import Readout
+from tangentlora.models.targets import Target
+from tangentlora.problem.losses import CrossEntropy
+from tangentlora.problem.objective import Problem
+from tangentlora.studies.settings import Settings
+from tangentlora.tangent.linearize import linearize
+from tangentlora.tangent.tangent import Tangent
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every trial on one problem shares; the network is linearised once."""
+
+    settings: Settings
+    network: Network
+    splits: Splits
+    targets: tuple[Target, ...]
+    train: Tangent
+    test: Tangent | None
+    problem: Problem
+
+
+def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
+    """Load data and network, linearise both sets and state the problem.
+
+    Raises InputError for anything in the data, the network or the targets that cannot be used.
+    """
+    splits = _load(settings, None)
+    if splits.train.modality == "audio":
+        rate = load_sampling_rate(settings.model, revision=settings.revision)
+        splits = splits if splits.train.sampling_rate == rate else _load(settings, rate)
+    readout = choose_readout(settings, splits.task, splits.train)
+    network = load_network(
+        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
+    )
+    if isinstance(readout, ClassificationHead) and readout.init == "probe":
+        network = fit_linear_probe(
+            network, splits.train.inputs, splits.train.labels, batch_size=settings.batch_size
+        )
+    targets = tuple(network.targets(settings.target_modules, settings.layers))
+
+    def tangent(inputs: Sequence[object]) -> Tangent:
+        return linearize(
+            network,
+            inputs,
+            targets,
+            batch_size=settings.batch_size,
+            store=settings.tangent_dir,
+            progress=progress,
+        )
+
+    train = tangent(splits.train.inputs)
+    test = tangent(splits.test.inputs) if splits.test else None
+    device = torch.device(settings.device)
+    problem = Problem(
+        train.jacobian.to(torch.float64, device),
+        train.f0.to(device),
+        torch.tensor(splits.train.labels, device=device),
+        CrossEntropy(),
+        settings.lam,
+    )
+    return Prepared(settings, network, splits, targets, train, test, problem)
+
+
+def _load(settings: Settings, sampling_rate: int | None) -> Splits:
+    return load_splits(
+        settings.data,
+        settings.task,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        seed=settings.data_seed,
+        shots=settings.shots,
+        test_limit=settings.test_limit,
+        sampling_rate=sampling_rate,
+    )
+
+
+def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
+    """Return the readout that the settings name; `auto` takes what the checkpoint was trained for.
+
+    A masked language model is read by a prompt, a bare text encoder by prototypes, and everything else by a
+    classification head.
+    """
+    kind = settings.readout
+    if kind == "auto":
+        kind = native_readout(settings.model, settings.revision) if train.modality == "text" else "head"
+    if kind == "prompt":
+        words = settings.label_words or task.label_words
+        return MaskPrompt(settings.template or task.template, words, max_length=settings.max_length)
+    if kind == "prototypes":
+        return Prototypes(settings.prototypes or task.prototypes, max_length=settings.max_length)
+    return ClassificationHead(
+        len(task.labels),
+        init=settings.head_init,
+        modality=train.modality,
+        max_length=settings.max_length,
+        seed=settings.seed,
+    )
+
+
+def scores(z: Float[Tensor, "N K"], labels: Sequence[int], which: str) -> dict[str, float]:
+    """Return accuracy in [0, 1] and mean cross-entropy in nats of outputs z, named `train_…` or `test_…`."""
+    y = torch.tensor(labels)
+    loss = CrossEntropy().value(z.double().cpu(), y).mean()
+    return {
+        f"{which}_accuracy": float((z.cpu().argmax(1) == y).double().mean()),
+        f"{which}_loss": float(loss),
+    }

@@ -1,0 +1,219 @@
+"""Trials on one problem → a run folder: answers, certificates, adapters, metrics and run.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tangentlora.adapters import loaded_outputs, write_adapter
+from tangentlora.blocks import Factors
+from tangentlora.errors import InputError
+from tangentlora.models.update import updated
+from tangentlora.problem.objective import ranks
+from tangentlora.problem.spectral import product_singular_values
+from tangentlora.report.folder import RunFolder
+from tangentlora.report.record import FORMAT
+from tangentlora.solvers.solution import Solution
+from tangentlora.studies.prepare import Prepared, scores
+from tangentlora.studies.settings import Trial
+from tangentlora.theory.certificate import Certificate, certify
+
+_VISIBLE_RANK = 1e-3
+"""A run's rank counts singular values above this fraction of the largest: those of a run that is still converging
+fall off slowly, and the ones below change no output that anyone would see."""
+
+_ADAPTER_TOLERANCE = (
+    1e-3  # outputs in float32, of a network with the adapter against one with the same update
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial's answer with its certificate and what it does to the network."""
+
+    trial: Trial
+    solution: Solution
+    certificate: Certificate
+    linearised: dict[str, float]
+    real: dict[str, float]
+    seconds: float
+
+
+def run_trials(
+    prepared: Prepared, trials: Sequence[Trial], output_dir: Path, *, progress: bool = False
+) -> dict[str, Any]:
+    """Run every trial, write the run folder as it goes, and return what run.json says.
+
+    Each answer is written before the next trial starts. Raises InputError where an adapter, loaded back by PEFT, does
+    not give the outputs of the update it stands for.
+    """
+    folder = RunFolder(output_dir)
+    before = _evaluate(prepared, None)
+    outcomes: list[Outcome] = []
+    entries: list[dict[str, Any]] = []
+    for trial in trials:
+        outcome = _run(prepared, trial, progress)
+        outcomes.append(outcome)
+        entries.append(_write_answer(prepared, outcome, folder))
+        lines = [line for done in outcomes for line in _metrics(done)]
+        folder.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        folder.write_json("run.json", _describe(prepared, before, entries, len(trials)))
+    return _describe(prepared, before, entries, len(trials))
+
+
+def _run(prepared: Prepared, trial: Trial, progress: bool) -> Outcome:
+    start = time.perf_counter()
+    solution = trial.solver.solve(prepared.problem, lambda f: _linearised(prepared, f), progress=progress)
+    seconds = time.perf_counter() - start
+    certificate = certify(prepared.problem, solution, prepared.settings.tolerance)
+    real = _evaluate(prepared, solution.factors)
+    return Outcome(trial, solution, certificate, _linearised(prepared, solution.factors), real, seconds)
+
+
+def _linearised(prepared: Prepared, factors: Factors) -> dict[str, float]:
+    """Return accuracy and loss of the linearised network at uvᵀ."""
+    splits = prepared.splits
+    result = scores(prepared.problem.outputs(factors), splits.train.labels, "train")
+    if prepared.test is not None and splits.test is not None:
+        single = {name: (u.float().cpu(), v.float().cpu()) for name, (u, v) in factors.items()}
+        z = prepared.test.f0 + prepared.test.jacobian.at(single).forward()
+        result |= scores(z, splits.test.labels, "test")
+    return result
+
+
+def _evaluate(prepared: Prepared, factors: Factors | None) -> dict[str, float]:
+    """Return accuracy and loss of the real network at W + uvᵀ, at W for None."""
+    network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
+    rank_zero = prepared.problem.zero()
+    with updated(network, prepared.targets, rank_zero if factors is None else factors):
+        result = scores(network.predict(splits.train.inputs, size), splits.train.labels, "train")
+        if splits.test is not None:
+            result |= scores(network.predict(splits.test.inputs, size), splits.test.labels, "test")
+    return result
+
+
+def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    trial, solution, certificate = outcome.trial, outcome.solution, outcome.certificate
+    prefix = "" if trial.folder == "." else f"{trial.folder}/"
+    tensors = {"labels": prepared.problem.y.cpu()}
+    for name, (u, v) in solution.factors.items():
+        tensors |= {f"{name}/u": u.cpu().contiguous(), f"{name}/v": v.cpu().contiguous()}
+    files = {
+        "solution.safetensors": folder.write_bytes(f"{prefix}solution.safetensors", save(tensors)),
+        "certificate.json": folder.write_json(f"{prefix}certificate.json", asdict(certificate)),
+    }
+    adapter = write_adapter(
+        solution.factors,
+        prepared.targets,
+        folder.path / prefix / "adapter",
+        module=prepared.network.module,
+        base_model=prepared.settings.model,
+        revision=prepared.settings.revision,
+    )
+    return {
+        "name": trial.name,
+        "folder": trial.folder,
+        "solver": trial.solver_name,
+        "rank": trial.rank,
+        "status": solution.status.name,
+        "message": solution.status.value,
+        "epochs": solution.epochs,
+        "objective": certificate.objective,
+        "factored_objective": certificate.factored_objective,
+        "lower_bound": certificate.lower_bound,
+        "gap": certificate.gap,
+        "relative_gap": certificate.relative_gap,
+        "certified": certificate.certified,
+        "rank_reached": sum(ranks(solution.factors, _VISIBLE_RANK).values()),
+        "ranks": ranks(solution.factors, _VISIBLE_RANK),
+        "singular_values": {
+            name: product_singular_values(u, v).tolist() for name, (u, v) in solution.factors.items()
+        },
+        "linearised": outcome.linearised,
+        "real": outcome.real,
+        "adapter_error": None
+        if adapter is None
+        else _adapter_error(prepared, solution.factors, adapter, trial),
+        "seconds": round(outcome.seconds, 3),
+        "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+    }
+
+
+def _adapter_error(prepared: Prepared, factors: Factors, adapter: Path, trial: Trial) -> float | None:
+    """Load the main answer's adapter back with PEFT and return the largest difference of an output on a batch."""
+    if trial.folder != ".":
+        return None
+    inputs = prepared.splits.train.inputs[: prepared.settings.batch_size]
+    loaded = loaded_outputs(prepared.network, adapter, inputs)
+    with updated(prepared.network, prepared.targets, factors):
+        expected = prepared.network.predict(inputs)
+    error = float((loaded - expected).abs().max())
+    if error > _ADAPTER_TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise InputError(
+            f"got outputs that differ by {error:.1e} after loading {adapter} with PEFT, expected those of the answer: "
+            "update peft, and report the versions that `tangentlora doctor` prints"
+        )
+    return error
+
+
+def _metrics(outcome: Outcome) -> list[dict[str, Any]]:
+    return [{"run": outcome.trial.name, **asdict(record)} for record in outcome.solution.history]
+
+
+def _describe(
+    prepared: Prepared, before: dict[str, float], entries: list[dict[str, Any]], expected: int
+) -> dict[str, Any]:
+    settings, train, problem = prepared.settings, prepared.train, prepared.problem
+    test = prepared.splits.test
+    configuration = asdict(settings) | {
+        "tangent_dir": str(settings.tangent_dir),
+        "loss": problem.loss.name,
+        "readout": prepared.network.reader.describe(),
+    }
+    shapes = problem.jacobian.shapes
+    return {
+        "format": FORMAT,
+        "tangentlora": version("tangentlora"),
+        "command": "fit" if expected == 1 else "demo",
+        "configuration": configuration,
+        "versions": versions(),
+        "data": {
+            "source": prepared.splits.source,
+            "task": prepared.splits.task.name,
+            "label_names": list(prepared.splits.task.labels),
+            "n_train": len(prepared.splits.train),
+            "n_test": len(test) if test is not None else 0,
+        },
+        "tangent": {
+            "key": train.key,
+            "store": str(train.source),
+            "n_examples": train.jacobian.n_examples,
+            "n_outputs": train.jacobian.n_outputs,
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "bytes": train.jacobian.nbytes,
+            "dense_bytes": 4 * problem.f0.numel() * sum(m * n for m, n in shapes.values()),
+            "constraints": problem.constraints,
+        },
+        "before": before,
+        "runs": entries,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("tangentlora", "torch", "transformers", "peft", "datasets", "safetensors", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
