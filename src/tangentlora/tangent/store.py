@@ -112,7 +112,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             and sum(shard["examples"] for shard in manifest["shards"]) == identity["n_examples"]
             and all({"file", "sha256"} <= shard.keys() for shard in manifest["shards"])
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         sound = False
     if not sound:
         raise InputError(
