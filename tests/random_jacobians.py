@@ -30,7 +30,8 @@ def random_jacobian(
 
 def random_factors(jacobian: Jacobian, ranks: tuple[int, ...] = (2, 0, 3)) -> Factors:
     """Return factors of the given ranks, layer by layer."""
+    like = jacobian.zeros()
     return {
-        name: tuple(torch.randn(d, r, dtype=jacobian.dtype, device=jacobian.device) for d in shape)
-        for (name, shape), r in zip(jacobian.shapes.items(), ranks, strict=False)
+        name: (torch.randn(m, r).to(like), torch.randn(n, r).to(like))
+        for (name, (m, n)), r in zip(jacobian.shapes.items(), ranks, strict=False)
     }

@@ -10,8 +10,9 @@ from tangentlora.models.load import load_config
 def native_readout(model: str, revision: str | None = None) -> Literal["prompt", "prototypes", "head"]:
     """Return the readout that a text checkpoint was trained for.
 
-    A masked language model is read by a prompt, a bare encoder (as sentence encoders are saved) by prototypes, and
-    everything else by its classification head. Raises InputError where there is no such model.
+    A masked language model is read by a prompt, a bare encoder (as sentence encoders are saved) by
+    prototypes, and everything else by its classification head. Raises InputError where there is no such
+    model.
     """
     architectures = getattr(load_config(model, revision), "architectures", None) or [""]
     name = str(architectures[0])

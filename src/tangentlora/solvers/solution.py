@@ -23,9 +23,16 @@ class Status(Enum):
         "The run is stationary but its gap is above the tolerance: the rank is too small or it sits at a saddle; "
         "raise the rank or use --solver certified."
     )
-    EPOCHS_SPENT = "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
-    DIVERGED = "The objective stopped being finite: lower the learning rate."
-    PRECISION_REACHED = "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
+    EPOCHS_SPENT = (
+        "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
+    )
+    DIVERGED = (
+        "The objective grew without bound, and the answer is the last that was logged before: lower the learning "
+        "rate."
+    )
+    PRECISION_REACHED = (
+        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Record:
 class Solution:
     """An answer δ_t = u_t v_tᵀ with the problem it answers; its costs are derived from the two, never stored.
 
-    `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it).
+    `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The factors are
+    finite whatever the status: a run that diverged holds those of its last logged epoch.
     """
 
     problem: Problem
@@ -64,6 +72,10 @@ class Solution:
 
 class Solver(abc.ABC):
     """A way of minimising a Problem; its fields are its settings."""
+
+    def check(self, problem: Problem) -> None:
+        """Raise InputError where the settings do not suit the problem; `solve` does so before it starts."""
+        return
 
     @abc.abstractmethod
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
