@@ -75,9 +75,10 @@ def _verify(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
 
 
 def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from tangentlora.report import write_report
+    from tangentlora.report import RunFolder, write_card, write_report
 
-    path = write_report(options.folder)
+    path = write_report(RunFolder(options.folder))
+    write_card(RunFolder(options.folder))
     return {"report": str(path)}, f"Wrote {path}.", 0
 
 

@@ -9,31 +9,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 _SPARE = 6  # columns beyond the last rank: they see singular values that are about to cross the threshold
+_SETTLED = 1e-9  # of the largest singular value: where a singular pair counts as found
 
 
 def shrink_products(
-    right: Callable[[Tensor], Tensor],
-    left: Callable[[Tensor], Tensor],
+    right: Callable[[Float[Tensor, "n b"]], Float[Tensor, "m b"]],
+    left: Callable[[Float[Tensor, "m b"]], Float[Tensor, "n b"]],
     guess: Float[Tensor, "n b"],
     threshold: float,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "m r"], Float[Tensor, "n r"], Float[Tensor, "n b"]]:
+) -> tuple[Float[Tensor, "m r"], Float[Tensor, "n r"], Float[Tensor, "n g"]]:
     """Return the shrunken matrix U diag((σ − threshold)₊) Vᵀ as balanced factors, and a guess for the next call.
 
     `right` is V ↦ G V and `left` U ↦ Gᵀ U for a matrix G (m,n). Subspace iteration from `guess`, the right singular
-    vectors of a matrix near G, finds the singular values above the threshold; the subspace grows until the smallest
-    value it holds is below. It is exact in the limit of matrices that settle, as those of a converging run do; only
-    a certificate says that nothing was missed. Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
+    vectors of a matrix near G, and random columns, twice as many in each round: it ends when every pair above the
+    threshold is settled and G shrinks every other direction held below it, at the latest when it holds all. A
+    direction that a round does not see at all can be missed; only a certificate says that none was.
+    Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
     """
+    n, extra = len(guess), _SPARE
+    image = right(guess)
     while True:
-        spare = torch.randn(len(guess), _SPARE, generator=generator, dtype=torch.float64).to(guess)
-        basis = torch.linalg.qr(right(torch.cat([guess, spare], dim=1))).Q
-        basis = torch.linalg.qr(right(torch.linalg.qr(left(basis)).Q)).Q
-        projected = left(basis)
-        v, sigma, wt = torch.linalg.svd(projected, full_matrices=False)
-        keep = sigma > threshold
-        rank = int(keep.sum())
-        if rank < len(sigma) or len(sigma) >= min(basis.shape[0], len(guess)):
+        spare = torch.randn(n, extra, generator=generator, dtype=torch.float64).to(guess)
+        basis = torch.linalg.qr(torch.cat([image, right(spare)], dim=1)).Q
+        v, sigma, wt = torch.linalg.svd(left(basis), full_matrices=False)
+        u = basis @ wt.T
+        rank = int((sigma > threshold).sum())
+        image = right(v)
+        slack = _SETTLED * float(sigma[0])
+        settled = (image - u * sigma)[:, :rank].norm(dim=0) <= slack
+        shrunk = image[:, rank:].norm(dim=0) <= threshold + slack
+        everything = len(sigma) >= min(len(u), n)
+        if everything or (rank < len(sigma) and bool(settled.all() and shrunk.all())):
             root = (sigma[:rank] - threshold).sqrt()
-            return basis @ (wt[:rank].T * root), v[:, :rank] * root, v[:, : rank + _SPARE]
-        guess = v
+            return u[:, :rank] * root, v[:, :rank] * root, v[:, : rank + _SPARE]
+        extra *= 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _WINDOW = 10  # epochs whose mean objective is compared with that of the window before
@@ -24,7 +26,7 @@ class StepSize:
         self.optimizer = optimizer
         self.adaptive = adaptive
         self._window: list[float] = []
-        self._before = float("inf")
+        self._before = math.inf
 
     def observe(self, objective: float) -> None:
         """Take note of one epoch's objective."""
@@ -35,8 +37,20 @@ class StepSize:
             return
         mean = sum(self._window) / _WINDOW
         if mean > self._before * (1 + 1e-9):
-            for group in self.optimizer.param_groups:
-                group["lr"] *= 0.5
-            self.optimizer.state.clear()
+            self._shrink(0.5)
         self._before = mean
         self._window.clear()
+
+    def retreat(self) -> bool:
+        """Start again with a quarter of the rate after a divergence; return False where the rate stays."""
+        if not self.adaptive:
+            return False
+        self._shrink(0.25)
+        self._before = math.inf
+        self._window.clear()
+        return True
+
+    def _shrink(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] *= factor
+        self.optimizer.state.clear()

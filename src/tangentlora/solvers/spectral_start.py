@@ -9,11 +9,11 @@ from tangentlora.problem.objective import Problem
 
 
 def spectral_start(problem: Problem, factors: Factors, most: int) -> Factors:
-    """Append, per layer, √τ(−a, b) for the singular pairs (a, b) of M_t above λ, at most `most`, and one τ for all.
+    """Append √τ(−a, b) for the singular pairs (a, b) of M_t above λ: at most `most` per layer, one τ for all.
 
-    With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere, in which case
-    nothing is appended. From δ = 0 this is the spectral start; elsewhere it is the escape from a point that a smaller
-    rank cannot leave. Derived; docs/theory.md, "Stationary points".
+    With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere. Then, and
+    where the fall is lost in rounding, nothing is appended. From δ = 0 this is the spectral start; elsewhere it is
+    the escape from a point that a smaller rank cannot leave. Derived; docs/theory.md, "Stationary points".
     """
     M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(factors)))
     pairs: Factors = {}
@@ -32,13 +32,16 @@ def spectral_start(problem: Problem, factors: Factors, most: int) -> Factors:
             for name, (u, v) in factors.items()
         }
 
-    # F along τ is convex: double τ while F falls, or halve it until F is below its value at τ = 0
+    # F along τ is convex: halve τ until F is below its value at τ = 0, then go on while that gains a tenth more;
+    # at λ = 0 there may be no minimiser, only ever smaller gains
     base = problem.factored_objective(factors)
     tau, value = 1.0, problem.factored_objective(appended(1.0))
-    while value >= base and tau > 1e-14:
+    while not value < base and tau > 1e-14:
         tau *= 0.5
         value = problem.factored_objective(appended(tau))
+    if not value < base:
+        return factors
     factor = 2.0 if tau == 1.0 else 0.5
-    while (trial := problem.factored_objective(appended(tau * factor))) < value:
+    while base - (trial := problem.factored_objective(appended(tau * factor))) > 1.1 * (base - value):
         tau, value = tau * factor, trial
     return appended(tau)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tangentlora.report import write_report
+from tangentlora.report import RunFolder, write_card, write_report
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.run import run_trials
 from tangentlora.studies.settings import Settings, Trial, comparison, trial
@@ -33,5 +33,6 @@ def compare(
 
 def _run(settings: Settings, trials: list[Trial], output_dir: Path, progress: bool) -> dict[str, Any]:
     run = run_trials(prepare(settings, progress=progress), trials, output_dir, progress=progress)
-    write_report(output_dir)
+    write_report(RunFolder(output_dir))
+    write_card(RunFolder(output_dir))
     return run
