@@ -1,8 +1,8 @@
-"""The documents keep their word: examples run, and every link, file, test, command and field they name exists.
+"""The documents keep their word: examples run; links, files, tests, commands and fields that they name exist.
 
-Each ```python block of README.md and docs/*.md is run, the blocks of one file in order, in one namespace and an
-empty folder. `<!-- not run: REASON -->` on the line above leaves a block out; `<!-- needs minilm -->` skips it and what
-follows where the packaged weights are absent.
+Each ```python block of README.md and docs/*.md is run, the blocks of one file in order, in one namespace and
+an empty folder. `<!-- not run: REASON -->` on the line above leaves a block out; `<!-- needs minilm -->`
+skips it and what follows where the packaged weights are absent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the line its text starts on, and the comment on the line above it."""
+    """A fenced block: its language, its text and the line where that starts, and the comment above it."""
 
     language: str
     text: str
@@ -123,8 +123,8 @@ def missing_files(text: str) -> list[str]:
 def wrong_commands(text: str) -> list[str]:
     """Return the `tangentlora` commands and options that the command line would refuse.
 
-    Commands in shell blocks are parsed whole. Those in code spans may be abbreviated: their verb and the names of
-    their options are looked up, and an option alone has to be one of some verb.
+    Commands in shell blocks are parsed whole. Those in code spans may be abbreviated: the verb and the names
+    of the options are looked up, and an option alone has to be one of some verb.
     """
     wrong = [
         " ".join(words)
@@ -313,4 +313,5 @@ def test_commands_in_code_spans_are_looked_up(span: str, accepted: bool) -> None
 
 
 def test_names_that_are_left_out_are_found() -> None:
-    assert unexplained("`gap`, `spectral_norms[t]` and rounding", {"gap", "spectral_norms", "rounding"}) == {"rounding"}
+    text = "`gap`, `spectral_norms[t]` and rounding"
+    assert unexplained(text, {"gap", "spectral_norms", "rounding"}) == {"rounding"}

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 __version__ = version("tangentlora")
 
 _HOMES = {
-    "models": "load_network network_from_module Network MaskPrompt Prototypes ClassificationHead fit_linear_probe "
-    "find_targets Target",
+    "models": "load_network network_from_module Network MaskPrompt Prototypes ClassificationHead "
+    "fit_linear_probe find_targets Target",
     "data": "load_splits Splits Examples Task",
     "tangent.linearize": "linearize",
     "tangent.tangent": "Tangent",
@@ -65,7 +65,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = [*_HOME_OF, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOME_OF, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,4 +17,6 @@ def bar(total: int, desc: str, unit: str, enabled: bool) -> Any:
     from tqdm import tqdm
 
     seconds = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
-    return tqdm(total=total, desc=desc, unit=unit, disable=not enabled, mininterval=seconds, maxinterval=seconds)
+    return tqdm(
+        total=total, desc=desc, unit=unit, disable=not enabled, mininterval=seconds, maxinterval=seconds
+    )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _SPARE = 6  # columns beyond the last rank: they see singular values that are about to cross the threshold
-_SETTLED = 1e-9  # of the largest singular value: where a singular pair counts as found
+_SETTLED = 1e-6  # of the largest singular value: where a singular pair counts as found
 
 
 def shrink_products(

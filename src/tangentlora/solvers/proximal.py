@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
+from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
@@ -42,10 +44,14 @@ class Proximal(Solver):
     tolerance: float = 1e-6
     seed: int = 0
 
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the updates as balanced thin factors (U√σ, V√σ)."""
-        from tqdm import tqdm
+    def check(self, problem: Problem) -> None:
+        """Raise InputError for less than one epoch."""
+        if self.epochs < 1:
+            raise InputError(f"got {self.epochs} epochs, expected at least one: change --epochs")
 
+    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
+        """Return the updates as balanced thin factors (U√σ, V√σ); raises InputError as `check` does."""
+        self.check(problem)
         inner, span = problem.reduced
         generator = torch.Generator().manual_seed(self.seed)
         zero, outputs = inner.zero(), torch.zeros_like(inner.f0)
@@ -55,16 +61,20 @@ class Proximal(Solver):
         state = _State(zero, zero, outputs, outputs, guess, 1.0, bound / 16)
         history: list[Record] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0
-        for epoch in tqdm(range(self.epochs + 1), desc="full", unit="epoch", disable=not progress):
-            if epoch in logged:
-                objective, gap = inner.factored_objective(state.delta), inner.gap(state.delta)
-                measures = {} if monitor is None else monitor(span.lift(state.delta))
-                history.append(Record(epoch, objective, gap, measures))
-                if gap <= self.tolerance * max(1.0, objective):
-                    status = Status.GLOBAL_OPTIMUM
+        with bar(self.epochs, "full", "epoch", progress) as shown:
+            while True:
+                if epoch in logged:
+                    objective, gap = inner.factored_objective(state.delta), inner.gap(state.delta)
+                    measures = {} if monitor is None else monitor(span.lift(state.delta))
+                    history.append(Record(epoch, objective, gap, measures))
+                    if gap <= self.tolerance * max(1.0, objective):
+                        status = Status.GLOBAL_OPTIMUM
+                        break
+                if epoch == self.epochs:
                     break
-            if epoch < self.epochs:
                 state = _iterate(inner, state, bound, generator)
+                epoch += 1
+                shown.update()
         return Solution(problem, span.lift(state.delta), status, tuple(history), epoch)
 
 

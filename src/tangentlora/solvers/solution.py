@@ -20,18 +20,20 @@ class Status(Enum):
 
     GLOBAL_OPTIMUM = "The duality gap is within the tolerance: this is the global optimum."
     STATIONARY = (
-        "The run is stationary but its gap is above the tolerance: the rank is too small or it sits at a saddle; "
-        "raise the rank or use --solver certified."
+        "The run is stationary but its gap is above the tolerance: the rank is too small or it sits at a "
+        "saddle; raise the rank or use --solver certified."
     )
     EPOCHS_SPENT = (
-        "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning rate."
+        "The epochs ended before the gap reached the tolerance: train for more epochs or raise the learning "
+        "rate."
     )
     DIVERGED = (
         "The objective grew without bound, and the answer is the last that was logged before: lower the learning "
         "rate."
     )
     PRECISION_REACHED = (
-        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger λ."
+        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger "
+        "λ."
     )
 
 
