@@ -8,37 +8,55 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, final
 
 from tangentlora.errors import InputError
 from tangentlora.options import add_demo, add_doctor, add_fit, add_report, add_verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input told in one sentence on stderr."""
+    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input, told in one line on stderr."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    verbs = {"demo": _demo, "fit": _fit, "verify": _verify, "report": _report, "doctor": _doctor}
     try:
-        verb = {"demo": _demo, "fit": _fit, "verify": _verify, "report": _report, "doctor": _doctor}[
-            options.verb
-        ]
-        result, text, status = verb(options)
+        result, text, status = verbs[options.verb](options)
     except InputError as error:
-        print(f"tangentlora: {error}", file=sys.stderr)
+        print("tangentlora:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"tangentlora: got an error from the file system ({error}), expected files that can be read and "
+            "written: free some space, or choose another folder with --output-dir or --tangent-dir",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("tangentlora: interrupted; what was written stays as it is", file=sys.stderr)
         return 130
-    print(json.dumps(result) if options.json else text)
+    print(_json(result) if options.json else text)
     return status
+
+
+@final
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints take one line, as all others do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+
+def _json(value: Any) -> str:
+    """Return JSON with null for every number that is not finite."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
 
 
 def _parser() -> argparse.ArgumentParser:
     from tangentlora import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tangentlora",
-        description="LoRA in the NTK regime: train it, solve it, and prove how far a run is from the global optimum.",
+        description="LoRA in the NTK regime: train it, solve it, prove how far a run is from the optimum.",
     )
     parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

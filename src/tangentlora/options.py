@@ -28,7 +28,7 @@ def add_fit(verbs: Any) -> None:
     group.add_argument(
         "--solver",
         choices=("sgd", "adamw", "lbfgs", "proximal", "certified"),
-        help="LoRA by sgd, adamw or lbfgs; full fine-tuning by proximal; the global optimum (default: certified)",
+        help="LoRA by sgd, adamw or lbfgs, full fine-tuning by proximal, or certified, the optimum (default)",
     )
     group.add_argument("--rank", type=int, help="LoRA rank r (default: 8)")
     group.add_argument("--lora-alpha", type=float, help="with --weight-decay w: λ = w·r/alpha")
@@ -76,7 +76,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
     given = {key: value for key, value in vars(options).items() if value is not None}
     known = {field.name for field in fields(Settings)}
-    values = {
+    values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in given.items()
         if key in known
@@ -85,13 +85,19 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if decay is not None:
         if "lam" in given:
             raise InputError(
-                "got both --lam and --weight-decay, expected one of them: they are λ = w·r/alpha"
+                "got both --lam and --weight-decay, expected one of them, since λ = w·r/alpha: leave one out"
             )
         rank = values.get("rank", Settings.rank)
-        values["lam"] = decay * rank / (rank if alpha is None else alpha)
+        scaled = rank if alpha is None else alpha
+        if not scaled > 0:
+            raise InputError(
+                f"got rank {rank} and --lora-alpha {alpha}, expected positive numbers: λ is w·r/alpha"
+            )
+        values["lam"] = decay * rank / scaled
     elif alpha is not None:
         raise InputError(
-            "got --lora-alpha without --weight-decay, expected both: the scaling only turns a weight decay into λ"
+            "got --lora-alpha without --weight-decay, expected both, since the scaling only turns a "
+            "weight decay into λ: leave it out or add the other"
         )
     return Settings(**values)
 

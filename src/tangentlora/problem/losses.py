@@ -1,7 +1,7 @@
-"""Losses ℓ(z, y) of one example: value, gradient, Hessian product, conjugate, smoothness and Lipschitz constant.
+"""Losses ℓ(z, y) of one example: value, gradient, Hessian product, conjugate, and their constants.
 
-Every loss works on all examples at once: z is (N,K) and the values are (N,). Labels y are class numbers (N,) for
-cross-entropy, ±1 (N,) for the logistic loss and vectors (N,K) for the squared loss.
+Every loss works on all examples at once: z is (N,K) and the values are (N,). Labels y are class numbers (N,)
+for cross-entropy, ±1 (N,) for the logistic loss and vectors (N,K) for the squared loss.
 Sources: theory as in Jang, Lee, Ryu 2024, section 2; the conjugates are derived in docs/theory.md.
 """
 
@@ -67,7 +67,10 @@ class Loss(abc.ABC):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """Softmax cross-entropy ℓ(z, y) = −log softmax(z)_y; ℓ*(a) = Σ_k q_k log q_k with q = a + e_y in the simplex."""
+    """Softmax cross-entropy ℓ(z, y) = −log softmax(z)_y; ℓ*(a) = Σ_k q_k log q_k, q = a + e_y in the simplex.
+
+    K ≥ 2.
+    """
 
     name = "cross_entropy"
     smoothness = 0.5
@@ -82,8 +85,8 @@ class CrossEntropy(Loss):
     def hessian_product(
         self, z: Float[Tensor, "N K"], y: Shaped[Tensor, " N"], d: Float[Tensor, "N K"]
     ) -> Float[Tensor, "N K"]:
-        pd = torch.softmax(z, dim=1) * d
-        return pd - torch.softmax(z, dim=1) * pd.sum(1, keepdim=True)
+        p = torch.softmax(z, dim=1)
+        return p * (d - (p * d).sum(1, keepdim=True))
 
     def conjugate(self, a: Float[Tensor, "N K"], y: Shaped[Tensor, " N"]) -> Float[Tensor, " N"]:
         q = a + _one_hot(y, a)
@@ -91,13 +94,16 @@ class CrossEntropy(Loss):
         q = q.clamp(min=0.0)
         return torch.where(inside, torch.xlogy(q, q).sum(1), torch.inf)
 
-    def check_labels(self, y: Shaped[Tensor, "..."], n_examples: int, n_outputs: int) -> None:
+    def check_labels(self, y: Shaped[Tensor, " ..."], n_examples: int, n_outputs: int) -> None:
         _check_shape(y, (n_examples,))
-        if y.is_floating_point() or bool((y < 0).any()) or bool((y >= n_outputs).any()):
-            bad = y if y.is_floating_point() else y[(y < 0) | (y >= n_outputs)]
+        if n_outputs < 2:
+            raise InputError("got one output for cross-entropy, expected at least two: use the logistic loss")
+        whole = not (y.is_floating_point() or y.is_complex())
+        bad = y[(y < 0) | (y >= n_outputs)] if whole else y
+        if len(bad):
             raise InputError(
-                f"got the label {bad[0].item()} for {n_outputs} outputs, expected whole numbers from 0 to {n_outputs - 1}: "
-                "correct the labels or name all classes of the task"
+                f"got the label {bad[0].item()} for {n_outputs} outputs, expected whole numbers from 0 to "
+                f"{n_outputs - 1}: correct the labels or name all classes of the task"
             )
 
     def contrasts(self, n_outputs: int) -> Float[Tensor, "J K"]:
@@ -110,14 +116,17 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class Logistic(Loss):
-    """Logistic loss ℓ(z, y) = log(1 + e^{−yz}), y = ±1, K = 1; with q = −ya, ℓ*(a) = q log q + (1−q) log(1−q)."""
+    """Logistic loss ℓ(z, y) = log(1 + e^{−yz}), y = ±1; ℓ*(a) = q log q + (1−q) log(1−q), q = −ya in [0, 1].
+
+    K = 1.
+    """
 
     name = "logistic"
     smoothness = 0.25
     lipschitz = 1.0
 
     def value(self, z: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"]) -> Float[Tensor, " N"]:
-        return torch.nn.functional.softplus(-_signs(y, z) * z)[:, 0]
+        return -torch.nn.functional.logsigmoid(_signs(y, z) * z)[:, 0]  # softplus drops e^{−x} for x > 20
 
     def gradient(self, z: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"]) -> Float[Tensor, "N 1"]:
         signs = _signs(y, z)
@@ -134,7 +143,7 @@ class Logistic(Loss):
         q = q.clamp(0.0, 1.0)
         return torch.where(inside, torch.xlogy(q, q) + torch.xlogy(1 - q, 1 - q), torch.inf)
 
-    def check_labels(self, y: Shaped[Tensor, "..."], n_examples: int, n_outputs: int) -> None:
+    def check_labels(self, y: Shaped[Tensor, " ..."], n_examples: int, n_outputs: int) -> None:
         _check_shape(y, (n_examples,))
         if n_outputs != 1:
             raise InputError(
@@ -168,15 +177,15 @@ class Squared(Loss):
     def conjugate(self, a: Float[Tensor, "N K"], y: Shaped[Tensor, "N K"]) -> Float[Tensor, " N"]:
         return 0.5 * a.square().sum(1) + (a * y).sum(1)
 
-    def check_labels(self, y: Shaped[Tensor, "..."], n_examples: int, n_outputs: int) -> None:
+    def check_labels(self, y: Shaped[Tensor, " ..."], n_examples: int, n_outputs: int) -> None:
         _check_shape(y, (n_examples, n_outputs))
         if not bool(torch.isfinite(y).all()):
             raise InputError("got a target that is not finite, expected numbers: remove or mend that example")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contrasted(Loss):
-    """A loss seen through orthonormal contrasts C (J,K) that it loses nothing by: ℓ_C(ζ, y) = ℓ(Cᵀζ, y), ζ = Cz."""
+    """A loss seen through orthonormal contrasts C (J,K) that lose nothing: ℓ_C(ζ, y) = ℓ(Cᵀζ, y), ζ = Cz."""
 
     loss: Loss
     C: Float[Tensor, "J K"]
@@ -207,7 +216,7 @@ class Contrasted(Loss):
     def conjugate(self, a: Float[Tensor, "N J"], y: Shaped[Tensor, "N ..."]) -> Float[Tensor, " N"]:
         return self.loss.conjugate(a @ self.C, y)
 
-    def check_labels(self, y: Shaped[Tensor, "..."], n_examples: int, n_outputs: int) -> None:
+    def check_labels(self, y: Shaped[Tensor, " ..."], n_examples: int, n_outputs: int) -> None:
         self.loss.check_labels(y, n_examples, self.C.shape[1])
 
 

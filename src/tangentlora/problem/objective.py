@@ -1,4 +1,4 @@
-"""The convex problem P(δ) = (1/N) Σ_i ℓ(z_i(δ), y_i) + λ Σ_t ‖δ_t‖_*, with z = f0 + Jδ, and its factored form F."""
+"""The convex problem P(δ) = (1/N) Σ_i ℓ(z_i(δ), y_i) + λ Σ_t ‖δ_t‖_*, z = f0 + Jδ, and its factored form F."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _KERNEL_LIMIT = 4096
 _KERNEL_RANK = 1e-11  # of the largest eigenvalue: a hundred times what rounding leaves of a zero one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Linearised fine-tuning with nuclear-norm regularisation; LoRA with weight decay is its factored form.
 
     P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_* and F(u,v) = L̂(uvᵀ) + λ/2 Σ_t (‖u_t‖² + ‖v_t‖²), where
     L̂(δ) = (1/N) Σ_i ℓ(f0_i + (Jδ)_i, y_i). All numbers are float64: everything given is converted.
-    Raises InputError for λ < 0 or not finite, and for labels that do not fit the outputs.
+    Raises InputError for λ < 0 or not finite, for outputs or a Jacobian that are not finite or do not belong
+    together, and for labels that do not fit the outputs.
     Source: Jang, Lee, Ryu 2024, section 2.
     """
 
@@ -40,16 +41,23 @@ class Problem:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lam) and self.lam >= 0):
             raise InputError(
-                f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such as 0.01"
+                f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such as "
+                "0.01"
             )
         object.__setattr__(self, "jacobian", self.jacobian.to(torch.float64))
         object.__setattr__(self, "f0", self.f0.to(self.jacobian.device, torch.float64))
-        y = self.y.double() if self.y.is_floating_point() else self.y
-        object.__setattr__(self, "y", y.to(self.jacobian.device))
+        kind = torch.float64 if self.y.is_floating_point() else torch.int64
+        object.__setattr__(self, "y", self.y.to(self.jacobian.device, kind))
         if self.f0.shape != (self.jacobian.n_examples, self.jacobian.n_outputs):
             raise InputError(
-                f"got outputs of shape {tuple(self.f0.shape)} for a Jacobian of {self.jacobian.n_examples} examples and "
-                f"{self.jacobian.n_outputs} outputs, expected the same examples: linearise them together"
+                f"got outputs of shape {tuple(self.f0.shape)} for a Jacobian of {self.jacobian.n_examples} "
+                f"examples and {self.jacobian.n_outputs} outputs, expected the same examples: linearise them "
+                "together"
+            )
+        if not (len(self.f0) and _finite(self.f0, self.jacobian)):
+            raise InputError(
+                "got no examples, or outputs or gradients that are not finite, expected numbers: use float32 "
+                "weights and remove the examples that overflow"
             )
         self.loss.check_labels(self.y, *self.f0.shape)
 
@@ -102,7 +110,7 @@ class Problem:
 
     @cached_property
     def reduced(self) -> tuple[Problem, Span]:
-        """The contrasted problem in the coordinates of the Jacobian's span, and the span that lifts answers back."""
+        """The contrasted problem in coordinates of the Jacobian's span, and the span that lifts answers back."""
         jacobian, span = restrict(self.contrasted.jacobian)
         inner = self.contrasted
         return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
@@ -110,14 +118,15 @@ class Problem:
     @cached_property
     def kernel_eigenvalues(self) -> Float[Tensor, " c"]:
         """The eigenvalues of the contrasted tangent kernel J Jᵀ, smallest first."""
-        return torch.linalg.eigvalsh(self.contrasted.jacobian.gram())
+        values: Tensor = torch.linalg.eigvalsh(self.contrasted.jacobian.gram())
+        return values
 
     @cached_property
     def constraints(self) -> int:
-        """The number c of independent outputs on the data: the numerical rank of the contrasted tangent kernel.
+        """The number c of independent outputs on the data: the numerical rank of the contrasted kernel.
 
-        Above 4,096 outputs, where the kernel is too large to decompose, the bound N·K' on it (K' contrasted outputs).
-        Derived; docs/theory.md, "Contrasts".
+        Above 4,096 outputs, where the kernel is too large to decompose, the bound N·K' on it (K' contrasted
+        outputs). Derived; docs/theory.md, "Contrasts".
         """
         size = self.contrasted.f0.numel()
         if size > _KERNEL_LIMIT:
@@ -138,13 +147,18 @@ def nuclear_norm(factors: Factors) -> float:
     return sum(float(product_singular_values(u, v).sum()) for u, v in factors.values())
 
 
+def _finite(f0: Tensor, jacobian: Jacobian) -> bool:
+    tensors = [f0, *(w for rows in jacobian.layers.values() for w in (rows.x, rows.g))]
+    return all(bool(torch.isfinite(w).all()) for w in tensors)
+
+
 def half_squares(factors: Factors) -> float:
     """Return ½ Σ_t (‖u_t‖² + ‖v_t‖²) ≥ Σ_t ‖u_t v_tᵀ‖_*."""
     return 0.5 * sum(float(u.square().sum() + v.square().sum()) for u, v in factors.values())
 
 
 def ranks(factors: Factors, tolerance: float = RANK_TOLERANCE) -> dict[str, int]:
-    """Return the rank of each u_t v_tᵀ: the number of singular values above `tolerance` times the largest of all layers."""
+    """Return the rank of each u_t v_tᵀ: its singular values above `tolerance` times the largest of all layers."""
     values = {name: product_singular_values(u, v) for name, (u, v) in factors.items()}
     largest = max((float(s[0]) for s in values.values() if len(s)), default=0.0)
     return {name: int((s > tolerance * largest).sum()) for name, s in values.items()}

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 RANK_TOLERANCE = 1e-7
-"""A singular value below this fraction of the largest one over all layers counts as zero: half of float64's digits."""
+"""A singular value below this fraction of the largest of all layers counts as zero: half the digits."""
 
 
 def product_svd(
@@ -16,16 +16,17 @@ def product_svd(
     """Return the thin SVD of u vᵀ as (U, σ, V) with uvᵀ = U diag(σ) Vᵀ, from QR factorisations of u and v."""
     qu, ru = torch.linalg.qr(u)
     qv, rv = torch.linalg.qr(v)
-    left, sigma, right = torch.linalg.svd(ru @ rv.T)
-    q = len(sigma)
-    return qu @ left[:, :q], sigma, qv @ right[:q].T
+    left, sigma, right = torch.linalg.svd(ru @ rv.T, full_matrices=False)
+    return qu @ left, sigma, qv @ right.T
 
 
 def product_singular_values(u: Float[Tensor, "m r"], v: Float[Tensor, "n r"]) -> Float[Tensor, " q"]:
     """Return the singular values of u vᵀ, largest first."""
     if u.shape[1] == 0:
         return u.new_zeros(0)
-    return torch.linalg.svdvals(torch.linalg.qr(u, mode="r").R @ torch.linalg.qr(v, mode="r").R.T)
+    core = torch.linalg.qr(u, mode="r").R @ torch.linalg.qr(v, mode="r").R.T
+    sigma: Tensor = torch.linalg.svdvals(core)
+    return sigma
 
 
 def balance(

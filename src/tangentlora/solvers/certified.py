@@ -1,8 +1,8 @@
-"""The global optimum at the least rank: Newton on the factors from a spectral start, with rank-one escapes.
+"""The global optimum at a low rank: Newton on the factors from a spectral start, with rank-one escapes.
 
-A factored run can only stop short of min P at a point where some σ₁(M_t) > λ. There the top singular pairs (a, b)
-of M_t, appended as columns √τ(−a, b), lower F by τ(σ₁ − λ) − O(τ²): the escape. So rounds of Newton's method,
-truncation to the numerical rank and escapes end at the global optimum, and the duality gap says when.
+A factored run can only stop short of min P at a point where some σ₁(M_t) > λ. There the top singular pairs
+(a, b) of M_t, appended as columns √τ(−a, b), lower F by τ(σ₁ − λ) − O(τ²): the escape. So rounds of escapes,
+Newton's method and truncation to the numerical rank end at the global optimum; the duality gap says when.
 Derived; docs/theory.md, "Stationary points".
 """
 
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
-from tangentlora.problem.objective import Problem
+from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
+from tangentlora.progress import bar
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
 from tangentlora.solvers.spectral_start import spectral_start
@@ -29,43 +32,60 @@ class Certified(Solver):
     tolerance: float = 1e-6
     max_rounds: int = 30
 
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist."""
-        from tqdm import tqdm
-
+    def check(self, problem: Problem) -> None:
+        """Raise InputError for λ = 0, where a minimiser need not exist."""
         if problem.lam <= 0:
             raise InputError(
-                "got λ = 0 for the certified solver, expected λ > 0: at 0 a minimiser need not exist, so use --solver sgd"
+                "got λ = 0 for the certified solver, expected λ > 0: at 0 a minimiser need not exist, so use "
+                "--solver sgd"
             )
+
+    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
+        """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist."""
+        self.check(problem)
         inner, span = problem.reduced
         factors, history, products = inner.zero(), [], 0
-        status = Status.PRECISION_REACHED
         goal = 0.1 * self.tolerance  # a margin, since the certificate counts its own rounding in
-        with tqdm(total=self.max_rounds, desc="certifying", unit="round", disable=not progress) as bar:
-            for _ in range(self.max_rounds):
+        best, stalled = float("inf"), False
+        with bar(self.max_rounds, "certifying", "round", progress) as shown:
+            while True:
                 objective, gap = inner.factored_objective(factors), inner.gap(factors)
                 measures = {} if monitor is None else monitor(span.lift(factors))
                 history.append(Record(products, objective, gap, measures))
-                bar.update()
-                if gap <= goal * max(1.0, objective):
-                    status = Status.GLOBAL_OPTIMUM
+                risen = not objective < best
+                if gap <= goal * max(1.0, objective) or (risen and stalled) or len(history) > self.max_rounds:
                     break
-                start = spectral_start(inner, factors, 2 * problem.jacobian.n_outputs)
-                result = newton(inner, start, tolerance=1e-3 * goal * max(1.0, objective))
-                products += result.products
-                factors = _truncate(inner, result.factors)
-                if inner.factored_objective(factors) > objective - 1e-15 and len(history) > 1:
-                    break
-        if history[-1].gap <= self.tolerance * max(1.0, history[-1].objective):
-            status = Status.GLOBAL_OPTIMUM
+                best, stalled = min(best, objective), risen
+                loose = gap > 0.1 * objective and not stalled
+                factors, spent = _round(inner, factors, None if loose else 1e-3 * goal)
+                products += spent
+                shown.update()
+        settled = gap <= self.tolerance * max(1.0, objective)
+        status = Status.GLOBAL_OPTIMUM if settled else Status.PRECISION_REACHED
         return Solution(problem, span.lift(factors), status, tuple(history), products)
 
 
-def _truncate(problem: Problem, factors: Factors) -> Factors:
-    """Balance every layer and drop the singular values that are zero to working precision."""
-    balanced = problem.zero() | {name: balance(u, v) for name, (u, v) in factors.items()}
+def _round(problem: Problem, factors: Factors, precision: float | None) -> tuple[Factors, int]:
+    """Return the factors after escapes, Newton's method and truncation, and the Hessian products spent.
+
+    Newton's method stops at ‖∇F‖ ≤ precision·λ‖(u,v)‖. With None the round is loose: while columns are
+    missing, nothing is gained by converging tightly or by keeping small ones.
+    """
+    start = spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=0.5)
+    unit = problem.lam * (2 * half_squares(start)) ** 0.5
+    result = newton(problem, start, tolerance=(1e-2 if precision is None else precision) * unit)
+    return _truncate(result.factors, 1e-4 if precision is None else RANK_TOLERANCE), result.products
+
+
+def _truncate(factors: Factors, tolerance: float) -> Factors:
+    """Balance every layer and drop the singular values below `tolerance` times the largest of all layers."""
+    balanced = {name: balance(u, v) for name, (u, v) in factors.items()}
     largest = max((float(u.square().sum(0).max()) for u, _ in balanced.values() if u.shape[1]), default=0.0)
-    return {
-        name: tuple(w[:, u.square().sum(0) > RANK_TOLERANCE * largest] for w in (u, v))  # type: ignore[misc]
-        for name, (u, v) in balanced.items()
-    }
+    return {name: _heavier(pair, tolerance * largest) for name, pair in balanced.items()}
+
+
+def _heavier(pair: tuple[Tensor, Tensor], floor: float) -> tuple[Tensor, Tensor]:
+    """Return the columns of balanced factors whose singular value is above `floor`."""
+    u, v = pair
+    keep = u.square().sum(0) > floor
+    return u[:, keep], v[:, keep]

@@ -25,8 +25,8 @@ from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
 from tangentlora.solvers.spectral_start import spectral_start
 
-# A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a given one
-# counts as growing without bound
+# A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a
+# given one counts as growing without bound
 _TOO_FAR, _UNBOUNDED = 2.0, 1e6
 
 # torch's L-BFGS forgets curvature pairs with yᵀs ≤ 1e-10; near the small start ours are smaller
@@ -37,12 +37,13 @@ _LBFGS_SCALE = 1e8
 class Descent(Solver):
     """Train rank-r factors from the paper's start: A = vᵀ Gaussian of standard deviation 1/(√r·n), B = u = 0.
 
-    `learning_rate` None chooses one. For SGD it is 1/sharpness at the spectral start, halved when the objective
-    rises and quartered, back at the last logged epoch, when it exceeds twice its start; 1e-3 for AdamW; 1 with
-    a line search for L-BFGS. The examples are taken in their order, in minibatches of `batch_size`.
-    `method="adamw"` keeps the penalty in the objective, since decoupled decay is a different penalty. `freeze_a`
-    trains u alone. `perturbation` ε adds Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ with random Π_t ⪰ 0, ‖Π_t‖₂ = ε. The run ends early
-    once the gap is within `tolerance` or nothing moves; L-BFGS counts the passes of its line search as epochs.
+    `learning_rate` None chooses one. For SGD it is 1/sharpness at the spectral start, halved when the
+    objective rises and quartered, back at the last logged epoch, when it exceeds twice its start; 1e-3
+    for AdamW; 1 with a line search for L-BFGS. The examples are taken in their order, in minibatches of
+    `batch_size`. `method="adamw"` keeps the penalty in the objective, since decoupled decay is a
+    different penalty. `freeze_a` trains u alone. `perturbation` ε adds Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ with random
+    Π_t ⪰ 0, ‖Π_t‖₂ = ε. The run ends early once the gap is within `tolerance` or nothing moves; L-BFGS
+    counts the passes of its line search as epochs.
     """
 
     rank: int = 8
@@ -61,14 +62,14 @@ class Descent(Solver):
         most = min(min(shape) for shape in problem.jacobian.shapes.values())
         if not 1 <= self.rank <= most:
             raise InputError(
-                f"got rank {self.rank}, expected 1 to {most}, the smaller side of the smallest adapted matrix: "
-                "change --rank"
+                f"got rank {self.rank}, expected 1 to {most}, the smaller side of the smallest adapted "
+                "matrix: change --rank"
             )
         rate = self.learning_rate
         if self.epochs < 1 or (rate is not None and not 0 < rate < math.inf):
             raise InputError(
-                f"got {self.epochs} epochs at learning rate {rate}, expected at least one epoch and a positive "
-                "rate: change --epochs or --learning-rate"
+                f"got {self.epochs} epochs at learning rate {rate}, expected at least one epoch and a "
+                "positive rate: change --epochs or --learning-rate"
             )
         size = problem.jacobian.n_examples if self.batch_size is None else self.batch_size
         if not (0 <= self.momentum < 1 and 0 <= self.perturbation < math.inf and size >= 1):
@@ -79,8 +80,9 @@ class Descent(Solver):
             )
         if self.method == "lbfgs" and size < problem.jacobian.n_examples:
             raise InputError(
-                f"got minibatches of {size} for L-BFGS, expected all {problem.jacobian.n_examples} examples in "
-                "each step, since its curvature mixes them: leave out --minibatch-size or use --solver sgd"
+                f"got minibatches of {size} for L-BFGS, expected all {problem.jacobian.n_examples} "
+                "examples in each step, since its curvature mixes them: leave out --minibatch-size or "
+                "use --solver sgd"
             )
 
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
@@ -161,7 +163,7 @@ class Descent(Solver):
         optimizer: torch.optim.Optimizer,
         count: Counter[str],
     ) -> float:
-        """Take one step on every batch and return the mean over examples of the objective before each step."""
+        """Take one step on every batch and return the mean of the objective before the steps."""
         scale = _LBFGS_SCALE if self.method == "lbfgs" else 1.0
         total, n = 0.0, sum(len(batch.problem.f0) for batch in batches)
         for batch in batches:

@@ -36,7 +36,7 @@ class FactoredObjective:
     """
 
     problem: Problem
-    noise: Mapping[str, Float[Tensor, "m+n m+n"]]
+    noise: Mapping[str, Float[Tensor, "_s _s"]]
 
     def evaluate(self, factors: Factors) -> Evaluation:
         """Return the value and the gradient: ∇_u = M v + λu, ∇_v = Mᵀu + λv, plus 2ΠQ."""
@@ -59,7 +59,7 @@ class FactoredObjective:
         return Evaluation(value, gradient)
 
     def closure(self, factors: Factors, scale: float, count: Counter[str]) -> Callable[[], float]:
-        """Return what torch.optim calls: it sets the `.grad` of every factor and returns the value, both times `scale`.
+        """Return what torch.optim calls: it sets every factor's `.grad` and returns F, both times `scale`.
 
         Every call adds the examples it passed over to `count["examples"]`.
         """
@@ -77,7 +77,7 @@ class FactoredObjective:
 
 def perturbation(
     shapes: Mapping[str, tuple[int, int]], size: float, seed: int, like: Tensor
-) -> dict[str, Float[Tensor, "m+n m+n"]]:
+) -> dict[str, Float[Tensor, "_s _s"]]:
     """Return random Π_t ⪰ 0, (m+n,m+n) with ‖Π_t‖₂ = size: Wishart matrices; nothing where size is 0."""
     if size == 0:
         return {}
@@ -86,5 +86,6 @@ def perturbation(
     for name, (m, n) in shapes.items():
         w = torch.randn(m + n, m + n, generator=generator, dtype=torch.float64).to(like.device)
         matrix = w @ w.T
+        matrix = 0.5 * (matrix + matrix.T)  # the product is symmetric up to rounding only
         result[name] = size / float(torch.linalg.matrix_norm(matrix, 2)) * matrix
     return result

@@ -1,4 +1,4 @@
-"""Proximal steps of the nuclear norm on matrices that are known only by their products, kept as thin factors."""
+"""Proximal steps of the nuclear norm on matrices known only by their products, kept as thin factors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ def shrink_products(
     threshold: float,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "m r"], Float[Tensor, "n r"], Float[Tensor, "n g"]]:
-    """Return the shrunken matrix U diag((σ − threshold)₊) Vᵀ as balanced factors, and a guess for the next call.
+    """Return U diag((σ − threshold)₊) Vᵀ as balanced factors, and a guess for the next call.
 
-    `right` is V ↦ G V and `left` U ↦ Gᵀ U for a matrix G (m,n). Subspace iteration from `guess`, the right singular
-    vectors of a matrix near G, and random columns, twice as many in each round: it ends when every pair above the
-    threshold is settled and G shrinks every other direction held below it, at the latest when it holds all. A
-    direction that a round does not see at all can be missed; only a certificate says that none was.
+    `right` is V ↦ G V and `left` U ↦ Gᵀ U for a matrix G (m,n). Subspace iteration from `guess`, the
+    right singular vectors of a matrix near G, and random columns, twice as many in each round: it ends
+    when every pair above the threshold has settled and every other is below it by more than its error, in
+    a round that began with some columns to spare, at the latest when all are held. A direction that no
+    round sees can be missed; only a certificate says that none was.
     Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
     """
     n, extra = len(guess), _SPARE
     image = right(guess)
     while True:
+        held = image.shape[1]
         spare = torch.randn(n, extra, generator=generator, dtype=torch.float64).to(guess)
         basis = torch.linalg.qr(torch.cat([image, right(spare)], dim=1)).Q
         v, sigma, wt = torch.linalg.svd(left(basis), full_matrices=False)
@@ -37,10 +39,11 @@ def shrink_products(
         rank = int((sigma > threshold).sum())
         image = right(v)
         slack = _SETTLED * float(sigma[0])
-        settled = (image - u * sigma)[:, :rank].norm(dim=0) <= slack
-        shrunk = image[:, rank:].norm(dim=0) <= threshold + slack
+        error = (image - u * sigma).norm(dim=0)  # a singular value of G lies this near to each of sigma
+        found = bool((error[:rank] <= slack).all())
+        below = bool((sigma[rank:] + error[rank:] <= threshold + slack).all())
         everything = len(sigma) >= min(len(u), n)
-        if everything or (rank < len(sigma) and bool(settled.all() and shrunk.all())):
+        if everything or (rank + _SPARE <= held and found and below):
             root = (sigma[:rank] - threshold).sqrt()
             return u[:, :rank] * root, v[:, :rank] * root, v[:, : rank + _SPARE]
         extra *= 2

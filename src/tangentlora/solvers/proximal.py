@@ -1,7 +1,8 @@
 """Full fine-tuning: accelerated proximal gradient on P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_* over all of δ.
 
-δ⁺ = prox_{λ/L ‖·‖_*}(Y − ∇L̂(Y)/L), Y = δ + β(δ − δ⁻), with L found by backtracking and β restarted when the step
-turns against the momentum. Iterates stay thin factors: every product with Y − ∇L̂(Y)/L is a few tall products.
+δ⁺ = prox_{λ/L ‖·‖_*}(Y − ∇L̂(Y)/L), Y = δ + β(δ − δ⁻), with L found by backtracking and β restarted when
+the step turns against the momentum. Iterates stay thin factors: every product with Y − ∇L̂(Y)/L is a few
+tall products.
 Sources: Beck and Teboulle 2009 (FISTA); O'Donoghue and Candès 2015 (adaptive restart).
 """
 
@@ -25,7 +26,7 @@ from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Stat
 
 @dataclass(frozen=True)
 class _State:
-    """δ and its predecessor with their outputs J δ, the momentum's clock and the right singular vectors so far."""
+    """δ and its predecessor, their outputs J δ, the momentum's clock and the right singular vectors."""
 
     delta: Factors
     before: Factors
@@ -38,7 +39,7 @@ class _State:
 
 @dataclass(frozen=True)
 class Proximal(Solver):
-    """Train full updates δ_t; one iteration is one epoch. The run ends early once the gap is within `tolerance`."""
+    """Train full updates δ_t, one iteration an epoch; the run ends early at a gap within `tolerance`."""
 
     epochs: int = 1000
     tolerance: float = 1e-6

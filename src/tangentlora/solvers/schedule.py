@@ -18,8 +18,8 @@ def log_epochs(epochs: int, points: int = 30) -> frozenset[int]:
 class StepSize:
     """An optimiser whose learning rate is halved, and its momentum dropped, when the objective rises.
 
-    The mean over ten epochs is compared with that of the ten before, so that the ripples of momentum do no harm.
-    With `adaptive` false the rate is the user's and stays.
+    The mean over ten epochs is compared with that of the ten before, so that the ripples of momentum do
+    no harm. With `adaptive` false the rate is the user's and stays.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, adaptive: bool) -> None:

@@ -28,12 +28,12 @@ class Status(Enum):
         "rate."
     )
     DIVERGED = (
-        "The objective grew without bound, and the answer is the last that was logged before: lower the learning "
-        "rate."
+        "The objective grew without bound, and the answer is the last that was logged before: lower the "
+        "learning rate."
     )
     PRECISION_REACHED = (
-        "Rounding ended progress before the gap reached the tolerance: ask for a larger tolerance or a larger "
-        "λ."
+        "Rounding or the limit of rounds ended progress before the gap reached the tolerance: ask for a "
+        "larger tolerance or a larger λ."
     )
 
 
@@ -47,12 +47,12 @@ class Record:
     measures: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """An answer δ_t = u_t v_tᵀ with the problem it answers; its costs are derived from the two, never stored.
 
-    `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The factors are
-    finite whatever the status: a run that diverged holds those of its last logged epoch.
+    `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The
+    factors are finite whatever the status: a run that diverged holds those of its last logged epoch.
     """
 
     problem: Problem

@@ -1,4 +1,4 @@
-"""Rank-one escapes: the singular directions of the gradient along which the factored objective falls at once."""
+"""Rank-one escapes: singular directions of the gradient along which the factored objective falls at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 
 
-def spectral_start(problem: Problem, factors: Factors, most: int) -> Factors:
+def spectral_start(problem: Problem, factors: Factors, most: int, share: float = 0.0) -> Factors:
     """Append √τ(−a, b) for the singular pairs (a, b) of M_t above λ: at most `most` per layer, one τ for all.
 
-    With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere. Then, and
-    where the fall is lost in rounding, nothing is appended. From δ = 0 this is the spectral start; elsewhere it is
-    the escape from a point that a smaller rank cannot leave. Derived; docs/theory.md, "Stationary points".
+    `share` leaves out the pairs nearer to λ than this share of the way to the largest σ of all layers.
+
+    With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere.
+    Then, and where the fall is lost in rounding, nothing is appended. From δ = 0 this is the spectral
+    start; elsewhere it is the escape from a point that a smaller rank cannot leave.
+    Derived; docs/theory.md, "Stationary points".
     """
     M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(factors)))
+    decomposed = {name: torch.linalg.svd(matrix, full_matrices=False) for name, matrix in M.items()}
+    largest = max(float(sigma[0]) for _, sigma, _ in decomposed.values())
+    threshold = problem.lam + share * max(0.0, largest - problem.lam)
     pairs: Factors = {}
-    for name, matrix in M.items():
-        left, sigma, right = torch.linalg.svd(matrix, full_matrices=False)
-        r = min(int((sigma > problem.lam).sum()), most)
+    for name, (left, sigma, right) in decomposed.items():
+        r = min(int((sigma > threshold).sum()), most)
         weight = (1 - problem.lam / sigma[:r]).sqrt()
         pairs[name] = (-left[:, :r] * weight, right[:r].T * weight)
     if not any(u.shape[1] for u, _ in pairs.values()):
@@ -32,8 +37,8 @@ def spectral_start(problem: Problem, factors: Factors, most: int) -> Factors:
             for name, (u, v) in factors.items()
         }
 
-    # F along τ is convex: halve τ until F is below its value at τ = 0, then go on while that gains a tenth more;
-    # at λ = 0 there may be no minimiser, only ever smaller gains
+    # F along τ is convex: halve τ until F is below its value at τ = 0, then go on while that gains a
+    # tenth more; at λ = 0 there may be no minimiser, only ever smaller gains
     base = problem.factored_objective(factors)
     tau, value = 1.0, problem.factored_objective(appended(1.0))
     while not value < base and tau > 1e-14:

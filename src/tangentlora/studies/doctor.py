@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 
 from tangentlora.errors import InputError
-from tangentlora.studies.run import versions
-from tangentlora.studies.settings import default_tangent_dir
+from tangentlora.studies.versions import versions
 
 
 @dataclass(frozen=True)
@@ -20,28 +19,27 @@ class Check:
 
 
 def examine(device: str = "cpu") -> list[Check]:
-    """Return the checks of versions, device, packaged weights, cache folder and a small solve."""
+    """Return the checks of versions and, if no library is absent, of device, weights, cache and a solve."""
     checks = [
         Check(name, found != "absent", found if found != "absent" else f"missing: pip install {name}")
         for name, found in versions().items()
     ]
-    return [*checks, _device(device), _packaged_weights(), _cache(), _solve(device)]
+    if not all(check.ok for check in checks):
+        return checks
+    found = _device(device)
+    return [*checks, found, _packaged_weights(), _cache(), _solve(device if found.ok else "cpu")]
 
 
 def _device(device: str) -> Check:
     import torch
 
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        return Check(
-            "device", False, f"{device} cannot be used ({str(error).splitlines()[0]}): choose --device cpu"
-        )
-    return Check(
-        "device",
-        True,
-        f"{device}, {torch.get_num_threads()} threads, CUDA {'yes' if torch.cuda.is_available() else 'no'}",
-    )
+        torch.zeros(1, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Check("device", False, f"{device} cannot be used ({reason}): choose --device cpu")
+    threads, cuda = torch.get_num_threads(), "yes" if torch.cuda.is_available() else "no"
+    return Check("device", True, f"{device}, {threads} threads, CUDA {cuda}")
 
 
 def _packaged_weights() -> Check:
@@ -55,11 +53,15 @@ def _packaged_weights() -> Check:
 
 
 def _cache() -> Check:
+    from tangentlora.studies.settings import default_tangent_dir
+
     folder = default_tangent_dir()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if os.access(existing, os.W_OK):
+    if existing.is_dir() and os.access(existing, os.W_OK):
         return Check("tangents", True, f"kept in {folder}")
-    return Check("tangents", False, f"{existing} is not writable: give --tangent-dir a folder that is")
+    return Check(
+        "tangents", False, f"{existing} is no folder that can be written: give --tangent-dir one that is"
+    )
 
 
 def _solve(device: str) -> Check:

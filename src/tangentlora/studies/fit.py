@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tangentlora.errors import InputError
 from tangentlora.report import RunFolder, write_card, write_report
-from tangentlora.studies.prepare import prepare
+from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.run import run_trials
 from tangentlora.studies.settings import Settings, Trial, comparison, trial
 
@@ -18,7 +21,9 @@ def fit(settings: Settings, output_dir: Path, *, progress: bool = False) -> dict
 
     Raises InputError for bad input of any kind, before anything in `output_dir` is replaced.
     """
-    return _run(settings, [trial(settings)], output_dir, progress)
+    chosen = trial(settings)
+    _require_folder(output_dir)
+    return _run(prepare(settings, progress=progress), [chosen], output_dir, progress)
 
 
 def compare(
@@ -26,13 +31,30 @@ def compare(
 ) -> dict[str, Any]:
     """Train LoRA at each rank and in full, solve for the certified optimum, and write the run folder.
 
-    All trials share one linearisation. Returns what run.json says; raises as `fit` does.
+    All trials share one linearisation. A rank above the smaller side of an adapted matrix is left out.
+    Returns what run.json says; raises as `fit` does.
     """
-    return _run(settings, comparison(settings, ranks), output_dir, progress)
+    trials = comparison(settings, ranks)
+    _require_folder(output_dir)
+    prepared = prepare(settings, progress=progress)
+    most = min(min(shape) for shape in prepared.problem.jacobian.shapes.values())
+    possible = [trial for trial in trials if trial.rank is None or trial.rank <= most]
+    return _run(prepared, possible, output_dir, progress)
 
 
-def _run(settings: Settings, trials: list[Trial], output_dir: Path, progress: bool) -> dict[str, Any]:
-    run = run_trials(prepare(settings, progress=progress), trials, output_dir, progress=progress)
+def _run(prepared: Prepared, trials: Sequence[Trial], output_dir: Path, progress: bool) -> dict[str, Any]:
+    run = run_trials(prepared, trials, output_dir, progress=progress)
     write_report(RunFolder(output_dir))
     write_card(RunFolder(output_dir))
     return run
+
+
+def _require_folder(output_dir: Path) -> None:
+    """Refuse, before the work, a folder that could not be written after it."""
+    existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        reason = "cannot be written" if existing.is_dir() else "is a file"
+        raise InputError(
+            f"got the output folder {output_dir}, but {existing} {reason}, expected a folder that can be "
+            "written: choose another --output-dir"
+        )

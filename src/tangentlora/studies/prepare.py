@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.data import Examples, Splits, Task, load_splits
+from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.load import load_network, load_sampling_rate
 from tangentlora.models.native import native_readout
@@ -57,6 +58,7 @@ def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
             network, splits.train.inputs, splits.train.labels, batch_size=settings.batch_size
         )
     targets = tuple(network.targets(settings.target_modules, settings.layers))
+    folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
     def tangent(inputs: Sequence[object]) -> Tangent:
         return linearize(
@@ -64,7 +66,7 @@ def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
             inputs,
             targets,
             batch_size=settings.batch_size,
-            store=settings.tangent_dir,
+            store=folder,
             progress=progress,
         )
 
@@ -98,16 +100,22 @@ def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
     """Return the readout that the settings name; `auto` takes what the checkpoint was trained for.
 
     A masked language model is read by a prompt, a bare text encoder by prototypes, and everything else by a
-    classification head.
+    classification head. Raises InputError where the readout does not suit the data or its labels.
     """
     kind = settings.readout
     if kind == "auto":
         kind = native_readout(settings.model, settings.revision) if train.modality == "text" else "head"
+    if kind != "head" and train.modality != "text":
+        raise InputError(
+            f"got --readout {kind} for {train.modality} data, expected a classification head: use "
+            "--readout head"
+        )
     if kind == "prompt":
-        words = settings.label_words or task.label_words
+        words = _one_per_label(task, "--label-words", settings.label_words or task.label_words)
         return MaskPrompt(settings.template or task.template, words, max_length=settings.max_length)
     if kind == "prototypes":
-        return Prototypes(settings.prototypes or task.prototypes, max_length=settings.max_length)
+        sentences = _one_per_label(task, "--prototypes", settings.prototypes or task.prototypes)
+        return Prototypes(sentences, max_length=settings.max_length)
     return ClassificationHead(
         len(task.labels),
         init=settings.head_init,
@@ -115,6 +123,15 @@ def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
         max_length=settings.max_length,
         seed=settings.seed,
     )
+
+
+def _one_per_label(task: Task, option: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    if len(given) != len(task.labels):
+        raise InputError(
+            f"got {len(given)} {option[2:].replace('-', ' ')} for the {len(task.labels)} labels "
+            f"{', '.join(task.labels)}, expected one for each, in that order: correct {option}"
+        )
+    return given
 
 
 def scores(z: Float[Tensor, "N K"], labels: Sequence[int], which: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +19,16 @@ ReadoutName = Literal["auto", "prompt", "prototypes", "head"]
 
 
 def default_tangent_dir() -> Path:
-    """Return where tangents are kept between runs: `$XDG_CACHE_HOME/tangentlora`, else `~/.cache/tangentlora`."""
+    """Return where tangents are kept: `$XDG_CACHE_HOME/tangentlora`, else `~/.cache/tangentlora`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tangentlora"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One fine-tuning problem and how it is solved; the names are those of the command line's options."""
+    """One fine-tuning problem and how it is solved; the names are those of the command line's options.
+
+    Raises InputError for sizes below 1, a tolerance that is not positive and a λ that is not at least 0.
+    """
 
     model: str = "minilm"
     revision: str | None = None
@@ -62,12 +66,17 @@ class Settings:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.test_limit < 1:
             raise InputError(
-                f"got batch size {self.batch_size} and test limit {self.test_limit}, expected at least 1 for both: change "
-                "--batch-size or --test-limit"
+                f"got batch size {self.batch_size} and test limit {self.test_limit}, expected at least 1 for "
+                "both: change --batch-size or --test-limit"
             )
-        if not self.tolerance > 0:
+        if not 0 < self.tolerance < math.inf:
             raise InputError(
                 f"got tolerance {self.tolerance}, expected a positive number such as 1e-6: change --tolerance"
+            )
+        if not 0 <= self.lam < math.inf:
+            raise InputError(
+                f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such "
+                "as 0.01"
             )
 
 
@@ -83,9 +92,14 @@ class Trial:
 
 
 def trial(settings: Settings, folder: str = ".") -> Trial:
-    """Return the trial that the settings ask for."""
+    """Return the trial that the settings ask for; raises InputError for the certified solver at λ = 0."""
     kind = settings.solver
     if kind == "certified":
+        if settings.lam == 0:
+            raise InputError(
+                "got λ = 0 for the certified solver, expected λ > 0: at 0 a minimiser need not exist, so "
+                "give --lam a positive value or use --solver sgd"
+            )
         return Trial("certified", folder, kind, None, Certified(tolerance=settings.tolerance))
     if kind == "proximal":
         solver = Proximal(epochs=settings.epochs, tolerance=settings.tolerance, seed=settings.seed)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tangentlora.errors import InputError
 from tangentlora.models.network import Batch, Features, Network
 from tangentlora.models.targets import Target
+from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
 from tangentlora.tangent.compress import TOLERANCE, compress_tokens
 from tangentlora.tangent.jacobian import Jacobian, concatenate
@@ -44,8 +45,6 @@ def linearize(
     and the cases of `capture`.
     Source: Jang, Lee, Ryu 2024, section 2.
     """
-    from tqdm import tqdm
-
     if not len(inputs):
         raise InputError(
             "got an empty set of examples, expected at least one: check the data file or its filters"
@@ -68,7 +67,7 @@ def linearize(
     outputs: list[Tensor] = []
     parts: list[Jacobian] = []
     order: list[int] = []
-    with tqdm(total=len(features), desc="linearising", unit="example", disable=not progress) as bar:
+    with bar(len(features), "linearising", "example", progress) as shown:
         for batch in network.batches(features, batch_size):
             captured = capture(network, batch, targets, prove=not parts)
             if not parts:
@@ -77,7 +76,7 @@ def linearize(
             layers = {t.name: compress_tokens(captured.x[t.name], captured.g[t.name]) for t in targets}
             parts.append(Jacobian(layers).to(torch.float32))
             order.extend(batch.index)
-            bar.update(len(batch.index))
+            shown.update(len(batch.index))
     position = torch.argsort(torch.tensor(order))
     jacobian = concatenate(parts).select(position)
     tangent = Tangent(torch.cat(outputs)[position], jacobian, targets, identity, folder)

@@ -1,100 +1,116 @@
-"""Every number of a certificate from arrays alone, written a second time in numpy; see docs/theory.md, "The certificate"."""
+"""Every number of a certificate from arrays alone, written a second time in numpy.
+
+Derived in docs/theory.md, "The certificate" and "Rounding".
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tangentlora.errors import InputError
+from tangentlora.theory.evidence import Answer, Array, Layer, Store
 
-Array = NDArray[np.float64]
+_EPS = float(np.finfo(np.float64).eps)
+_RANK = 1e-7
 _KERNEL_LIMIT = 4096
 _KERNEL_RANK = 1e-11
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Rows x (R,n) and g (R,K,m) of one layer, `counts[i]` of them for example i: J_ik = Σ g_k xᵀ."""
-
-    x: Array
-    g: Array
-    counts: NDArray[np.int64]
-
-    def sums(self, rows: Array) -> Array:
-        """Return the sums of rows over each example along the first axis."""
-        totals = np.zeros((len(self.counts), *rows.shape[1:]))
-        np.add.at(totals, np.repeat(np.arange(len(self.counts)), self.counts), rows)
-        return totals
+_KERNEL_ROUNDING = 1e-2  # of that threshold: how far rounding moves an eigenvalue so small
 
 
 def recompute(
-    layers: dict[str, Layer],
-    f0: Array,
-    factors: dict[str, tuple[Array, Array]],
-    labels: NDArray[Any],
-    claimed: dict[str, Any],
+    tangent: Store, answer: Answer, loss: str, lam: float, tolerance: float, constraints: object = None
 ) -> dict[str, Any]:
-    """Return the fields of the certificate for these factors at the claimed λ, loss and tolerance.
+    """Return the fields of the certificate of this answer at λ.
 
-    Raises InputError where the claimed λ, loss or tolerance cannot be used.
+    `constraints` is the number on record: it is returned where rounding leaves a choice that it is among.
+    Labels and factors have to fit. Raises InputError for an unknown loss.
     """
-    lam, tolerance = claimed.get("lam"), claimed.get("tolerance")
-    if not isinstance(lam, float | int) or not isinstance(tolerance, float | int) or lam < 0 or tolerance < 0:
-        raise InputError(
-            f"got a certificate with λ = {lam} and tolerance {tolerance}, expected two numbers of at least 0: run fit again"
-        )
-    z = f0 + sum(
-        _per_row(layer, (layer.g @ u) * (layer.x @ v)[:, None, :])
-        for layer, (u, v) in ((layers[t], factors[t]) for t in layers)
-    )
+    layers, f0, labels = tangent.layers, tangent.f0, answer.labels
+    z, z_error = f0.copy(), np.abs(f0) * _EPS
+    for name, (u, v) in answer.factors.items():
+        layer = layers[name]
+        z += layer.sums(((layer.g @ u) * (layer.x @ v)[:, None, :]).sum(axis=2))
+        terms = layer.g.shape[2] + layer.x.shape[1] + u.shape[1] + int(layer.counts.max())
+        sizes = layer.sums(np.linalg.norm(layer.g, axis=2) * np.linalg.norm(layer.x, axis=1)[:, None])
+        columns = float((np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)).sum())
+        z_error += terms * _EPS * sizes * columns
     n, k = z.shape
-    values, gradient = _loss(str(claimed.get("loss")), z, labels)
-    singular = {name: _singular_values(u, v) for name, (u, v) in factors.items()}
-    penalty = lam * sum(float(s.sum()) for s in singular.values())
-    squares = 0.5 * lam * sum(float((u**2).sum() + (v**2).sum()) for u, v in factors.values())
+    values, gradient = _loss(loss, z, labels)
+    singular = {name: _singular_values(u, v) for name, (u, v) in answer.factors.items()}
+    data_fit = float(values.mean())
+    squares = {name: 0.5 * float((u**2).sum() + (v**2).sum()) for name, (u, v) in answer.factors.items()}
+    objective = data_fit + lam * sum(float(s.sum()) for s in singular.values())
+    factored = data_fit + lam * sum(squares.values())
     a = gradient / n
-    norms = {}
-    for name, layer in layers.items():
-        weights = np.repeat(a, layer.counts, axis=0)
-        M = np.einsum("rk,rkm->rm", weights, layer.g).T @ layer.x
-        norms[name] = float(np.linalg.norm(M, 2))
+    norms = {name: _norm_bound(layer, a) for name, layer in layers.items()}
     largest = max(norms.values())
     scale = 1.0 if largest <= lam else lam / largest
-    lower = float(
-        scale * (a * f0).sum() - _conjugate(str(claimed.get("loss")), scale * gradient, labels).mean()
-    )
-    objective = float(values.mean()) + penalty
+    conjugate = _conjugate(loss, scale * gradient, labels)
+    lower = float(scale * (a * f0).sum() - conjugate.mean())
     gap, size = objective - lower, max(1.0, abs(objective))
     top = max((float(s[0]) for s in singular.values() if len(s)), default=0.0)
+    magnitude = float(np.abs(values).mean() + np.abs(z).max())
+    penalty = sum(
+        8 * (max(len(u), len(v)) + u.shape[1]) * _EPS * squares[name]
+        for name, (u, v) in answer.factors.items()
+    )
+    rounding = (
+        float((np.abs(a) * z_error).sum())
+        + 8 * (n + k) * _EPS * magnitude
+        + lam * penalty
+        + (n * k + 2) * _EPS * float(np.abs(a * f0).sum())
+        + 64 * (n + k) * _EPS * float(1 + np.abs(conjugate).mean())
+    )
     return {
         "objective": objective,
         "lower_bound": lower,
         "gap": gap,
         "relative_gap": gap / size,
-        "tolerance": float(tolerance),
-        "certified": bool(gap + float(claimed.get("rounding", np.inf)) <= tolerance * size),
-        "factored_objective": float(values.mean()) + squares,
-        "factored_gap": float(values.mean()) + squares - lower,
+        "rounding": rounding,
+        "tolerance": tolerance,
+        "certified": bool(np.isfinite(gap) and gap + rounding <= tolerance * size),
+        "factored_objective": factored,
+        "factored_gap": factored - lower,
+        "loss": loss,
+        "lam": lam,
         "dual_scale": float(scale),
         "spectral_norms": norms,
-        "ranks": {name: int((s > 1e-7 * top).sum()) for name, s in singular.items()},
-        "constraints": _constraints(layers, str(claimed.get("loss")), n, k),
+        "ranks": {name: int((s > _RANK * top).sum()) for name, s in singular.items()},
+        "constraints": _constraints(layers, loss, n, k, constraints),
         "n_examples": n,
         "n_outputs": k,
+        "dtype": "float64",
     }
 
 
-def _per_row(layer: Layer, products: Array) -> Array:
-    return layer.sums(products.sum(axis=2))
+def labels_fit(loss: str, labels: NDArray[Any], n: int, k: int) -> bool:
+    """Return whether these are labels of the loss for outputs (n,k)."""
+    if loss == "cross_entropy":
+        whole = labels.dtype.kind in "iu" and labels.shape == (n,)
+        return bool(whole and ((labels >= 0) & (labels < k)).all())
+    if loss == "logistic":
+        return bool(labels.shape == (n,) and k == 1 and (np.abs(labels) == 1).all())
+    return bool(labels.shape == (n, k) and np.isfinite(labels).all())
 
 
 def _singular_values(u: Array, v: Array) -> Array:
     if u.shape[1] == 0:
         return np.zeros(0)
-    return np.linalg.svd(np.linalg.qr(u, mode="r") @ np.linalg.qr(v, mode="r").T, compute_uv=False)
+    product: Array = np.linalg.qr(u)[1] @ np.linalg.qr(v)[1].T
+    return np.linalg.svd(product, compute_uv=False).astype(np.float64)
+
+
+def _norm_bound(layer: Layer, a: Array) -> float:
+    """Return ‖Σ a_ik J_ik‖₂ and what rounding may have taken from it."""
+    example = np.repeat(np.arange(len(layer.counts)), layer.counts)
+    M: Array = np.einsum("rk,rkm->rm", a[example], layer.g).T @ layer.x
+    weights = (np.abs(a[example]) * np.linalg.norm(layer.g, axis=2)).sum(axis=1)
+    magnitude = float(weights @ np.linalg.norm(layer.x, axis=1))
+    terms = len(layer.x) + layer.g.shape[1] + 2
+    return float(np.linalg.norm(M, 2) * (1 + 8 * max(M.shape) * _EPS) + terms * _EPS * magnitude)
 
 
 def _loss(name: str, z: Array, y: NDArray[Any]) -> tuple[Array, Array]:
@@ -106,19 +122,23 @@ def _loss(name: str, z: Array, y: NDArray[Any]) -> tuple[Array, Array]:
         return -log_p[np.arange(len(z)), y], np.exp(log_p) - np.eye(z.shape[1])[y]
     if name == "logistic":
         margin = y * z[:, 0]
-        return np.logaddexp(0.0, -margin), (-y / (1 + np.exp(margin)))[:, None]
+        return np.logaddexp(0.0, -margin), (-y * np.exp(-np.logaddexp(0.0, margin)))[:, None]
     if name == "squared":
         return 0.5 * ((z - y) ** 2).sum(axis=1), z - y
     raise InputError(f"got the loss {name!r}, expected cross_entropy, logistic or squared: run fit again")
 
 
 def _conjugate(name: str, a: Array, y: NDArray[Any]) -> Array:
+    """Return ℓ*(a_i, y_i), (N,)."""
+    values: Array
     if name == "cross_entropy":
-        return _entropy(a + np.eye(a.shape[1])[y]).sum(axis=1)
-    if name == "logistic":
+        values = _entropy(a + np.eye(a.shape[1])[y]).sum(axis=1)
+    elif name == "logistic":
         q = -y * a[:, 0]
-        return _entropy(np.stack([q, 1 - q])).sum(axis=0)
-    return np.asarray(0.5 * (a**2).sum(axis=1) + (a * y).sum(axis=1))
+        values = _entropy(np.stack([q, 1 - q])).sum(axis=0)
+    else:
+        values = 0.5 * (a**2).sum(axis=1) + (a * y).sum(axis=1)
+    return values
 
 
 def _entropy(q: Array) -> Array:
@@ -127,8 +147,8 @@ def _entropy(q: Array) -> Array:
     return np.where(q < -1e-12, np.inf, safe * np.log(np.where(safe > 0, safe, 1.0)))
 
 
-def _constraints(layers: dict[str, Layer], loss: str, n: int, k: int) -> int:
-    """Return the rank of J Jᵀ, for cross-entropy with the mean over outputs taken off; N·K' where it is too large."""
+def _constraints(layers: dict[str, Layer], loss: str, n: int, k: int, claimed: object) -> int:
+    """Return the rank of J Jᵀ, for cross-entropy less the mean over outputs; N·K' where it is too large."""
     width = k - 1 if loss == "cross_entropy" else k
     if n * width > _KERNEL_LIMIT:
         return n * width
@@ -144,4 +164,8 @@ def _constraints(layers: dict[str, Layer], loss: str, n: int, k: int) -> int:
             )
             kernel[i] += layer.sums(products.sum(axis=0)).transpose(1, 0, 2)
     values = np.linalg.eigvalsh(kernel.reshape(n * k, n * k))
-    return int((values > _KERNEL_RANK * values[-1]).sum())
+    limit = _KERNEL_RANK * values[-1]
+    least, most = (int((values > limit * (1 + sign * _KERNEL_ROUNDING)).sum()) for sign in (1, -1))
+    if isinstance(claimed, int) and not isinstance(claimed, bool) and least <= claimed <= most:
+        return claimed
+    return int((values > limit).sum())

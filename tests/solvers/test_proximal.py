@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from random_problems import LOSSES, random_problem
+from tangentlora.blocks import Factors
+from tangentlora.errors import InputError
+from tangentlora.problem.objective import Problem
+from tangentlora.problem.spectral import shrink
+from tangentlora.solvers.certified import Certified
+from tangentlora.solvers.proximal import Proximal
+from tangentlora.solvers.solution import Status
+from tangentlora.theory.certificate import certify
+
+
+@pytest.mark.parametrize("lam", [0.2, 0.5])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_ends_at_the_certified_optimum(loss: str, lam: float) -> None:
+    problem = random_problem(1, loss, lam)
+    optimum = certify(problem, Certified().solve(problem))
+    assert optimum.certified
+    solution = Proximal().solve(problem)
+    assert solution.status is Status.GLOBAL_OPTIMUM
+    assert -1e-10 <= solution.objective - optimum.objective <= 1e-6
+    assert certify(problem, solution, 1.1e-6).certified
+    for u, v in solution.factors.values():
+        torch.testing.assert_close(u.T @ u, v.T @ v, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_ends_at_the_optimum_of_a_conic_solver(loss: str) -> None:
+    cvxpy = pytest.importorskip("cvxpy")
+    problem = random_problem(1, loss, 0.2, n_examples=5, shapes=((4, 3), (3, 5)))
+    deltas = {name: cvxpy.Variable(shape) for name, shape in problem.jacobian.shapes.items()}
+    blocks = problem.jacobian.dense()
+    n, k = problem.f0.shape
+    z = [
+        [
+            problem.f0[i, j].item()
+            + sum(cvxpy.sum(cvxpy.multiply(blocks[t][i, j].numpy(), deltas[t])) for t in deltas)
+            for j in range(k)
+        ]
+        for i in range(n)
+    ]
+    y = problem.y
+    values = {
+        "cross_entropy": lambda i: cvxpy.log_sum_exp(cvxpy.hstack(z[i])) - z[i][int(y[i])],
+        "logistic": lambda i: cvxpy.logistic(-float(y[i]) * z[i][0]),
+        "squared": lambda i: 0.5 * cvxpy.sum_squares(cvxpy.hstack(z[i]) - y[i].numpy()),
+    }[loss]
+    penalty = sum(cvxpy.normNuc(delta) for delta in deltas.values())
+    objective = sum(values(i) for i in range(n)) / n + problem.lam * penalty
+    expected = cvxpy.Problem(cvxpy.Minimize(objective)).solve(solver=cvxpy.CLARABEL)
+    solution = Proximal(tolerance=5e-7).solve(problem)
+    assert solution.objective == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_first_step_is_the_dense_proximal_step() -> None:
+    problem = random_problem(3, "squared", 0.3)
+    seen: list[Factors] = []
+
+    def monitor(factors: Factors) -> dict[str, float]:
+        seen.append(factors)
+        return {}
+
+    Proximal(epochs=1).solve(problem, monitor)
+    gradient = problem.jacobian.adjoint(problem.dual_point(problem.f0))
+    # one of the steps 1/L that backtracking tries must give what the solver took
+    largest = float(torch.linalg.eigvalsh(problem.jacobian.gram())[-1]) / len(problem.f0)
+    tried = [min(0.9 * largest / 16 * 1.5**k, largest) for k in range(20)]
+    dense = [{name: shrink(-G / L, problem.lam / L) for name, G in gradient.items()} for L in tried]
+    assert any(
+        all(torch.allclose(u @ v.T, seen[1][name][0] @ seen[1][name][1].T) for name, (u, v) in step.items())
+        for step in dense
+    )
+
+
+def test_the_history_bounds_the_optimum_from_both_sides() -> None:
+    problem = random_problem(0, lam=0.02)
+    optimum = Certified().solve(problem).objective
+    solution = Proximal(epochs=50).solve(problem, lambda factors: {"P": problem.objective(factors)})
+    assert solution.history[0].epoch == 0
+    assert solution.history[-1].epoch == solution.epochs
+    for record in solution.history:
+        assert record.objective - record.gap <= optimum + 1e-12 <= record.objective + 2e-12
+        assert record.measures["P"] == pytest.approx(record.objective, rel=1e-9)
+
+
+def test_the_epochs_are_kept_to_and_reported() -> None:
+    solution = Proximal(epochs=2, tolerance=1e-12).solve(random_problem())
+    assert (solution.status, solution.epochs) == (Status.EPOCHS_SPENT, 2)
+
+
+def test_where_zero_is_the_optimum_it_stays_there() -> None:
+    problem = random_problem(lam=10.0)
+    solution = Proximal().solve(problem)
+    assert (solution.status, solution.epochs) == (Status.GLOBAL_OPTIMUM, 0)
+    assert set(solution.ranks.values()) == {0}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_a_penalty_it_fits_the_data(loss: str) -> None:
+    problem = random_problem(2, loss, lam=0.0)
+    solution = Proximal(epochs=300).solve(problem)
+    assert solution.objective < 1e-4
+
+
+def test_a_layer_that_no_output_depends_on_stays_at_zero() -> None:
+    problem = random_problem()
+    layers = dict(problem.jacobian.layers)
+    silent = layers["layer.0"].project(None, torch.zeros(6, 6, dtype=torch.float64))
+    jacobian = type(problem.jacobian)(layers | {"layer.0": silent})
+    solution = Proximal().solve(Problem(jacobian, problem.f0, problem.y, problem.loss, problem.lam))
+    assert solution.status is Status.GLOBAL_OPTIMUM
+    assert solution.ranks["layer.0"] == 0
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    problem = random_problem(1)
+    first, second = (Proximal(epochs=20, seed=2).solve(problem) for _ in range(2))
+    assert first.history == second.history
+    for name, pair in first.factors.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, second.factors[name], strict=True))
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_less_than_an_epoch_is_refused(epochs: Any) -> None:
+    with pytest.raises(InputError, match=rf"got {epochs} epochs, expected at least one: change --epochs"):
+        Proximal(epochs=epochs).solve(random_problem())
+
+
+def test_progress_is_shown_on_stderr_and_only_if_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    Proximal(epochs=2).solve(random_problem())
+    assert capsys.readouterr() == ("", "")
+    Proximal(epochs=2).solve(random_problem(), progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "full" in err
+    assert "2/2" in err
+
+
+def test_on_the_device_of_the_problem(device: torch.device) -> None:
+    solution = Proximal().solve(random_problem(device=device))
+    assert solution.status is Status.GLOBAL_OPTIMUM
+    assert all(w.device.type == device.type for pair in solution.factors.values() for w in pair)
