@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from tangentlora.errors import InputError
-from tangentlora.options import add_demo, add_doctor, add_fit, add_report, add_verify
+from tangentlora.options import add_demo, add_doctor, add_fit, add_report, add_verify, settings_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,18 +66,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from tangentlora.options import settings_of
+    settings = settings_of(options)  # before the imports, so that a mistake is told at once
     from tangentlora.studies.fit import compare
 
-    run = compare(settings_of(options), options.output_dir, progress=not options.quiet)
+    run = compare(settings, options.output_dir, progress=not options.quiet)
     return run, _summary(options.output_dir), 0
 
 
 def _fit(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
-    from tangentlora.options import settings_of
+    settings = settings_of(options)
     from tangentlora.studies.fit import fit
 
-    run = fit(settings_of(options), options.output_dir, progress=not options.quiet)
+    run = fit(settings, options.output_dir, progress=not options.quiet)
     certified = all(answer["certified"] for answer in run["runs"])
     return run, _summary(options.output_dir), 1 if options.strict and not certified else 0
 

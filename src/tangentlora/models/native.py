@@ -18,4 +18,5 @@ def native_readout(model: str, revision: str | None = None) -> Literal["prompt",
     name = str(architectures[0])
     if name.endswith("ForMaskedLM"):
         return "prompt"
-    return "prototypes" if name.endswith("Model") else "head"
+    # GPT2LMHeadModel and its like end in Model too, and have a head that says no label
+    return "prototypes" if name.endswith("Model") and "Head" not in name else "head"

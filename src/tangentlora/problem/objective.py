@@ -1,4 +1,4 @@
-"""The convex problem P(δ) = (1/N) Σ_i ℓ(z_i(δ), y_i) + λ Σ_t ‖δ_t‖_*, z = f0 + Jδ, and its factored form F."""
+"""The convex problem P(δ) = (1/N) Σ_i ℓ(z_i(δ), y_i) + λ Σ_t ‖δ_t‖_*, z = f0 + Jδ, and its factored form."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Problem:
 
     @cached_property
     def reduced(self) -> tuple[Problem, Span]:
-        """The contrasted problem in coordinates of the Jacobian's span, and the span that lifts answers back."""
+        """The contrasted problem in coordinates of the Jacobian's span, and the span to lift answers back."""
         jacobian, span = restrict(self.contrasted.jacobian)
         inner = self.contrasted
         return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
@@ -158,7 +158,7 @@ def half_squares(factors: Factors) -> float:
 
 
 def ranks(factors: Factors, tolerance: float = RANK_TOLERANCE) -> dict[str, int]:
-    """Return the rank of each u_t v_tᵀ: its singular values above `tolerance` times the largest of all layers."""
+    """Return the rank of each u_t v_tᵀ: its singular values above `tolerance` times the largest of all."""
     values = {name: product_singular_values(u, v) for name, (u, v) in factors.items()}
     largest = max((float(s[0]) for s in values.values() if len(s)), default=0.0)
     return {name: int((s > tolerance * largest).sum()) for name, s in values.items()}

@@ -11,7 +11,8 @@ from tangentlora.errors import InputError
 from tangentlora.report import RunFolder, write_card, write_report
 from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.run import run_trials
-from tangentlora.studies.settings import Settings, Trial, comparison, trial
+from tangentlora.studies.settings import Settings
+from tangentlora.studies.trials import Trial, comparison, trial
 
 DEMO_RANKS = (1, 2, 4, 8, 16)
 

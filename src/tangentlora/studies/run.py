@@ -22,7 +22,7 @@ from tangentlora.report.folder import RunFolder
 from tangentlora.report.record import FORMAT
 from tangentlora.solvers.solution import Solution
 from tangentlora.studies.prepare import Prepared, scores
-from tangentlora.studies.settings import Trial
+from tangentlora.studies.trials import Trial
 from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
 

@@ -1,18 +1,14 @@
-"""Everything that `fit` and `demo` can be told, with defaults that work."""
+"""Everything that `fit` and `demo` can be told, with defaults that work; read without importing torch."""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tangentlora.errors import InputError
-from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.descent import Descent
-from tangentlora.solvers.proximal import Proximal
-from tangentlora.solvers.solution import Solver
 
 SolverName = Literal["sgd", "adamw", "lbfgs", "proximal", "certified"]
 ReadoutName = Literal["auto", "prompt", "prototypes", "head"]
@@ -27,7 +23,8 @@ def default_tangent_dir() -> Path:
 class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
-    Raises InputError for sizes below 1, a tolerance that is not positive and a λ that is not at least 0.
+    Raises InputError for sizes below 1, a tolerance that is not positive, a λ that is not at least 0, and
+    λ = 0 for the certified solver.
     """
 
     model: str = "minilm"
@@ -78,50 +75,8 @@ class Settings:
                 f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such "
                 "as 0.01"
             )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One solver to run on the problem; `folder` is where its answer goes, below the run folder."""
-
-    name: str
-    folder: str
-    solver_name: SolverName
-    rank: int | None
-    solver: Solver
-
-
-def trial(settings: Settings, folder: str = ".") -> Trial:
-    """Return the trial that the settings ask for; raises InputError for the certified solver at λ = 0."""
-    kind = settings.solver
-    if kind == "certified":
-        if settings.lam == 0:
+        if self.solver == "certified" and self.lam == 0:
             raise InputError(
                 "got λ = 0 for the certified solver, expected λ > 0: at 0 a minimiser need not exist, so "
                 "give --lam a positive value or use --solver sgd"
             )
-        return Trial("certified", folder, kind, None, Certified(tolerance=settings.tolerance))
-    if kind == "proximal":
-        solver = Proximal(epochs=settings.epochs, tolerance=settings.tolerance, seed=settings.seed)
-        return Trial("full fine-tuning", folder, kind, None, solver)
-    descent = Descent(
-        rank=settings.rank,
-        method=kind,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        momentum=settings.momentum,
-        batch_size=settings.minibatch_size,
-        freeze_a=settings.freeze_a,
-        perturbation=settings.perturbation,
-        seed=settings.seed,
-        tolerance=settings.tolerance,
-    )
-    return Trial(f"LoRA r={settings.rank}", folder, kind, settings.rank, descent)
-
-
-def comparison(settings: Settings, ranks: tuple[int, ...]) -> list[Trial]:
-    """Return LoRA at each rank, full fine-tuning and the certified optimum, which is the main answer."""
-    trials = [trial(replace(settings, solver="sgd", rank=r), f"lora-r{r}") for r in ranks]
-    trials.append(trial(replace(settings, solver="proximal"), "full"))
-    trials.append(trial(replace(settings, solver="certified")))
-    return trials
