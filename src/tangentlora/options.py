@@ -17,6 +17,9 @@ def add_demo(verbs: Any) -> None:
     parser = _verb(verbs, "demo", "compare LoRA ranks with the certified optimum on the bundled data")
     _output(parser, "runs/demo")
     _problem(parser)
+    parser.add_argument(
+        "--epochs", type=int, default=800, help="most passes over the examples in each run (default: 800)"
+    )
 
 
 def add_fit(verbs: Any) -> None:
@@ -91,7 +94,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         scaled = rank if alpha is None else alpha
         if not scaled > 0:
             raise InputError(
-                f"got rank {rank} and --lora-alpha {alpha}, expected positive numbers: λ is w·r/alpha"
+                f"got rank {rank} and --lora-alpha {alpha}, expected positive numbers, since "
+                "λ = w·r/alpha: change them"
             )
         values["lam"] = decay * rank / scaled
     elif alpha is not None:

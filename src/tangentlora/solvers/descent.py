@@ -29,6 +29,9 @@ from tangentlora.solvers.spectral_start import spectral_start
 # given one counts as growing without bound
 _TOO_FAR, _UNBOUNDED = 2.0, 1e6
 
+# ‖∇F‖ relative to ‖(u, v)‖ at which a run stands still: F is then flat to its last digits
+_STILL = 1e-8
+
 # torch's L-BFGS forgets curvature pairs with yᵀs ≤ 1e-10; near the small start ours are smaller
 _LBFGS_SCALE = 1e8
 
@@ -65,12 +68,11 @@ class Descent(Solver):
                 f"got rank {self.rank}, expected 1 to {most}, the smaller side of the smallest adapted "
                 "matrix: change --rank"
             )
+        if self.epochs < 1:
+            raise InputError(f"got {self.epochs} epochs, expected at least one: change --epochs")
         rate = self.learning_rate
-        if self.epochs < 1 or (rate is not None and not 0 < rate < math.inf):
-            raise InputError(
-                f"got {self.epochs} epochs at learning rate {rate}, expected at least one epoch and a "
-                "positive rate: change --epochs or --learning-rate"
-            )
+        if rate is not None and not 0 < rate < math.inf:
+            raise InputError(f"got learning rate {rate}, expected a positive one: change --learning-rate")
         size = problem.jacobian.n_examples if self.batch_size is None else self.batch_size
         if not (0 <= self.momentum < 1 and 0 <= self.perturbation < math.inf and size >= 1):
             raise InputError(
@@ -176,7 +178,7 @@ class Descent(Solver):
         if gap <= self.tolerance * max(1.0, now.value):
             return Status.GLOBAL_OPTIMUM
         size = math.sqrt(sum(float(w.square().sum()) for pair in factors.values() for w in pair))
-        if epoch and now.gradient_norm(self.freeze_a) <= 1e-10 * max(1.0, size):
+        if epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):
             return Status.STATIONARY
         return Status.EPOCHS_SPENT
 

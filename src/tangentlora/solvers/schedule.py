@@ -9,7 +9,7 @@ import torch
 _WINDOW = 10  # epochs whose mean objective is compared with that of the window before
 
 
-def log_epochs(epochs: int, points: int = 30) -> frozenset[int]:
+def log_epochs(epochs: int, points: int = 24) -> frozenset[int]:
     """Return about `points` epochs from 0 to `epochs`, evenly spread in log(1 + epoch)."""
     spread = {round((1 + epochs) ** (k / (points - 1))) - 1 for k in range(points)}
     return frozenset(spread | {0, epochs})

@@ -27,8 +27,9 @@ from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
 
 _VISIBLE_RANK = 1e-3
-"""A run's rank counts singular values above this fraction of the largest: those of a run that is still
-converging fall off slowly, and the ones below change no output that anyone would see."""
+"""A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
+still converging fall off slowly, and the ones below change no output that anyone would see. The certified
+answer has none of these, so its rank is that of its certificate."""
 
 _ADAPTER_TOLERANCE = 1e-3
 """For outputs of a network with the adapter against one with the same update, relative to their size."""
@@ -58,7 +59,7 @@ def run_trials(
     for trial in trials:
         trial.solver.check(prepared.problem)
     folder = RunFolder(output_dir)
-    before = _evaluate(prepared, None)
+    before = _before(prepared)
     metrics: list[str] = []
     entries: list[dict[str, Any]] = []
     for trial in trials:
@@ -91,11 +92,19 @@ def _linearised(prepared: Prepared, factors: Factors) -> dict[str, float]:
     return result
 
 
-def _evaluate(prepared: Prepared, factors: Factors | None) -> dict[str, float]:
-    """Return accuracy and loss of the real network at W + uvᵀ, at W for None."""
+def _before(prepared: Prepared) -> dict[str, float]:
+    """Return accuracy and loss at W, where the linearised and the real network are the same."""
+    splits = prepared.splits
+    result = scores(prepared.train.f0, splits.train.labels, "train")
+    if prepared.test is not None and splits.test is not None:
+        result |= scores(prepared.test.f0, splits.test.labels, "test")
+    return result
+
+
+def _evaluate(prepared: Prepared, factors: Factors) -> dict[str, float]:
+    """Return accuracy and loss of the real network at W + uvᵀ."""
     network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
-    rank_zero = prepared.problem.zero()
-    with updated(network, prepared.targets, rank_zero if factors is None else factors):
+    with updated(network, prepared.targets, factors):
         result = scores(network.predict(splits.train.inputs, size), splits.train.labels, "train")
         if splits.test is not None:
             result |= scores(network.predict(splits.test.inputs, size), splits.test.labels, "test")
@@ -116,7 +125,8 @@ def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> di
         "solution.safetensors": folder.write_bytes(f"{prefix}solution.safetensors", save(tensors)),
         "certificate.json": folder.write_json(f"{prefix}certificate.json", asdict(certificate)),
     }
-    visible = ranks(solution.factors, _VISIBLE_RANK)
+    exact = trial.solver_name == "certified"
+    visible = certificate.ranks if exact else ranks(solution.factors, _VISIBLE_RANK)
     return {
         "name": trial.name,
         "folder": trial.folder,
