@@ -73,19 +73,20 @@ def test_the_trajectory_is_that_of_a_plain_loop_on_dense_jacobians(
     loss: str, settings: dict[str, Any]
 ) -> None:
     problem = random_problem(4, loss)
-    solver = Descent(rank=2, epochs=12, learning_rate=0.03, seed=3, tolerance=1e-12, **settings)
+    solver = Descent(rank=2, epochs=8, learning_rate=0.03, seed=3, tolerance=1e-12, **settings)
     solution, seen = recorded(problem, solver)
-    expected = handwritten(problem, seen[0], solver, 12)
-    assert [record.epoch for record in solution.history] == list(range(13))
+    expected = handwritten(problem, seen[0], solver, 8)
     noise = perturbation(problem.jacobian.shapes, solver.perturbation, solver.seed, problem.f0)
-    for record, found, wanted in zip(solution.history, seen, expected, strict=True):
+    assert {0, 1, 2, 8} <= {record.epoch for record in solution.history}
+    for count, (record, found) in enumerate(zip(solution.history, seen, strict=True), start=1):
+        wanted = expected[record.epoch]
         for name in wanted:
             for ours, theirs in zip(found[name], wanted[name], strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
         perturbed = FactoredObjective(problem, noise).evaluate(wanted).value
         assert record.objective == pytest.approx(perturbed, rel=1e-10)
         assert record.gap == pytest.approx(problem.gap(wanted), rel=1e-8)
-        assert record.measures["epochs_seen"] == record.epoch + 1
+        assert record.measures == {"epochs_seen": count}
 
 
 def test_a_given_rate_is_kept_while_the_objective_rises() -> None:
@@ -234,7 +235,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     problem = random_problem(1)
     for settings in METHODS:
         first, second, other = (
-            Descent(rank=2, seed=seed, **(settings | {"epochs": 30})).solve(problem) for seed in (4, 4, 5)
+            Descent(rank=2, seed=seed, **(settings | {"epochs": 12})).solve(problem) for seed in (4, 4, 5)
         )
         assert_same(first.factors, second.factors)
         assert first.history == second.history
@@ -253,7 +254,7 @@ def test_the_global_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_chosen_rate_works_without_a_penalty(loss: str, momentum: float) -> None:
     problem = random_problem(3, loss, lam=0.0)
-    solution = Descent(rank=4, epochs=300, momentum=momentum).solve(problem)
+    solution = Descent(rank=4, epochs=120, momentum=momentum).solve(problem)
     assert solution.objective < 0.05 * solution.history[0].objective
 
 

@@ -326,4 +326,7 @@ def test_the_dual_point_is_feasible_though_the_softmax_misses_the_simplex(seed: 
         a, scale = problem.dual_point(problem.f0), mpmath.mpf(certificate.dual_scale)
         objective, bound, norm = exactly(problem, problem.zero(), a, scale)
         assert norm <= problem.lam
-        assert abs(certificate.objective - objective) + abs(certificate.lower_bound - bound) <= certificate.rounding
+        assert (
+            abs(certificate.objective - objective) + abs(certificate.lower_bound - bound)
+            <= certificate.rounding
+        )

@@ -33,7 +33,7 @@ def recompute(
     for name, (u, v) in answer.factors.items():
         layer = layers[name]
         z += layer.sums(((layer.g @ u) * (layer.x @ v)[:, None, :]).sum(axis=2))
-        terms = layer.g.shape[2] + layer.x.shape[1] + u.shape[1] + int(layer.counts.max())
+        terms = sum(u.shape) + len(v) + int(layer.counts.max()) + len(answer.factors)
         sizes = layer.sums(np.linalg.norm(layer.g, axis=2) * np.linalg.norm(layer.x, axis=1)[:, None])
         columns = float((np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)).sum())
         z_error += terms * _EPS * sizes * columns
@@ -52,17 +52,19 @@ def recompute(
     lower = float(scale * (a * f0).sum() - conjugate.mean())
     gap, size = objective - lower, max(1.0, abs(objective))
     top = max((float(s[0]) for s in singular.values() if len(s)), default=0.0)
-    magnitude = float(np.abs(values).mean() + np.abs(z).max())
+    magnitude = float(1 + np.abs(values).mean() + np.abs(z).max())
     penalty = sum(
-        8 * (max(len(u), len(v)) + u.shape[1]) * _EPS * squares[name]
-        for name, (u, v) in answer.factors.items()
+        8 * u.shape[1] * (len(u) + len(v)) * _EPS * squares[name] for name, (u, v) in answer.factors.items()
     )
+    moved = float(np.abs(a * f0).sum() + np.abs(f0).max(axis=1).mean())
+    b = np.abs(gradient)
+    cancelling = float(1 + np.abs(conjugate).mean() + (b * (np.abs(z) + b)).sum(axis=1).mean())
     rounding = (
-        float((np.abs(a) * z_error).sum())
+        float((np.abs(a) * z_error).sum() + 0.5 * (z_error**2).sum() / n)
         + 8 * (n + k) * _EPS * magnitude
         + lam * penalty
-        + (n * k + 2) * _EPS * float(np.abs(a * f0).sum())
-        + 64 * (n + k) * _EPS * float(1 + np.abs(conjugate).mean())
+        + (n * k + k + 8) * _EPS * moved
+        + 64 * (n + k + 4) * _EPS * cancelling
     )
     return {
         "objective": objective,
@@ -107,10 +109,11 @@ def _norm_bound(layer: Layer, a: Array) -> float:
     """Return ‖Σ a_ik J_ik‖₂ and what rounding may have taken from it."""
     example = np.repeat(np.arange(len(layer.counts)), layer.counts)
     M: Array = np.einsum("rk,rkm->rm", a[example], layer.g).T @ layer.x
-    weights = (np.abs(a[example]) * np.linalg.norm(layer.g, axis=2)).sum(axis=1)
-    magnitude = float(weights @ np.linalg.norm(layer.x, axis=1))
-    terms = len(layer.x) + layer.g.shape[1] + 2
-    return float(np.linalg.norm(M, 2) * (1 + 8 * max(M.shape) * _EPS) + terms * _EPS * magnitude)
+    sizes = np.linalg.norm(layer.g, axis=2) * np.linalg.norm(layer.x, axis=1)[:, None]
+    r, k = sizes.shape
+    forming = (r + k + 2) * float((np.abs(a[example]) * sizes).sum())
+    inside = (k + 6) * float(sizes.sum()) / len(a)
+    return float(np.linalg.norm(M, 2) * (1 + 8 * (max(M.shape) + 1) * _EPS) + (forming + inside) * _EPS)
 
 
 def _loss(name: str, z: Array, y: NDArray[Any]) -> tuple[Array, Array]:

@@ -1,0 +1,73 @@
+"""What float64 can do to a certificate: upper bounds on the error of every number in it, to first order.
+
+One fact carries all of it: in any order of summation the computed inner product of j terms is wrong by at
+most jη Σ|p_i q_i|, η = ε/2 the unit roundoff, to first order in η. Writing ε for η leaves a factor of two in
+every line. Derived; docs/theory.md, "Rounding".
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.blocks import Factors
+from tangentlora.problem.objective import Problem, half_squares
+
+EPS = float(torch.finfo(torch.float64).eps)
+
+
+def spectral_norm_bound(problem: Problem, name: str, a: Float[Tensor, "N K"]) -> float:
+    """Return an upper bound on ‖M_t‖₂ at the dual point that the computed a stands for.
+
+    ‖M‖₂ ≤ σ̂₁(1 + 8(max(m,n) + 1)ε) + Σ_ρk ((R+K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
+
+    σ̂₁ comes from a dense SVD, exact for a matrix within max(m,n)ε‖M‖ of the one given up to a modest factor,
+    here 8; a power iteration would be a lower bound. R+K+2: M is formed by inner products of K, then R terms.
+    K+6: a + e_y/N misses the simplex by (K+6)η/N at most, and the dual point meant is one inside. 1 stands
+    for the rounding of s = λ/‖M‖.
+    """
+    rows = problem.jacobian.layers[name]
+    r, k, _ = rows.g.shape
+    M = rows.weighted(a).T @ rows.x
+    sigma = float(torch.linalg.svdvals(M)[0])
+    sizes = rows.g.norm(dim=2) * rows.x.norm(dim=1, keepdim=True)
+    forming = (r + k + 2) * EPS * float((a[rows.example].abs() * sizes).sum())
+    inside = (k + 6) * EPS * float(sizes.sum()) / len(a)
+    return sigma * (1 + 8 * (max(rows.shape) + 1) * EPS) + forming + inside
+
+
+def rounding_margin(
+    problem: Problem,
+    factors: Factors,
+    z: Float[Tensor, "N K"],
+    a: Float[Tensor, "N K"],
+    conjugate: Float[Tensor, " N"],
+) -> float:
+    """Return a bound on what rounding did to the gap: the errors of P(δ) and of the dual value together.
+
+    L̂: Σ|a_ik|e_ik + Σ e_ik²/2N, since ∇²ℓ ⪯ I, with e the errors of z: nested inner products of n, m, r and
+    the rows' terms, then T layers; and 8(N+K)ε(1 + mean|ℓ| + max|z|) for evaluating ℓ and its mean.
+    λΣ‖δ_t‖_*: two QR factorisations, each exact for columns within mrη or nrη of those given up to a modest
+    factor, and an SVD: 8r(m+n)ε·½(‖u‖² + ‖v‖²).
+    Dual value: (NK+K+8)ε(Σ|a_ik f0_ik| + mean_i max_k|f0_ik|) for ⟨a, f0⟩, the second part for moving a into
+    the simplex; 64(N+K+4)ε(1 + mean|ℓ*| + mean_i Σ_k N|a_ik|(|z_ik| + N|a_ik|)) for the conjugates: q log q
+    moves by η|log η| < 37η near q = 0, and the last sum bounds what may cancel in ½‖a‖² + ⟨a, y⟩.
+    """
+    n, k = z.shape
+    error = problem.f0.abs() * EPS
+    penalty = 0.0
+    for name, (u, v) in factors.items():
+        rows = problem.jacobian.layers[name]
+        (m, width), rank = rows.shape, u.shape[1]
+        terms = m + width + rank + int(rows.counts.max()) + len(factors)
+        sizes = rows.per_example(rows.g.norm(dim=2) * rows.x.norm(dim=1, keepdim=True))
+        error = error + terms * EPS * sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
+        penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
+    values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())
+    primal = float((a.abs() * error).sum() + 0.5 * error.square().sum() / n) + 8 * (n + k) * EPS * values
+    moved = float((a * problem.f0).abs().sum() + problem.f0.abs().amax(1).mean())
+    scaled = n * a.abs()
+    terms_of = float(1 + conjugate.abs().mean() + (scaled * (z.abs() + scaled)).sum(1).mean())
+    dual = (n * k + k + 8) * EPS * moved + 64 * (n + k + 4) * EPS * terms_of
+    return primal + penalty + dual
