@@ -18,7 +18,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Known:
-    """What makes a problem: N, K, the layers' shapes, and λ as a share of the least at which δ = 0 is optimal."""
+    """What makes a problem; `share` is λ over the least λ at which δ = 0 is optimal."""
 
     loss: str
     n_examples: int

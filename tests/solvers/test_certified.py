@@ -159,6 +159,13 @@ def test_a_layer_without_influence_stays_at_rank_zero(loss: str) -> None:
     assert_optimal(solution)
     assert solution.ranks["layer.0"] == 0
     assert solution.ranks["layer.1"] > 0
+    none = torch.arange(0)
+    layers["layer.0"] = LayerRows(
+        layers["layer.0"].x[none], layers["layer.0"].g[none], 0 * layers["layer.0"].counts
+    )
+    without_rows = Certified().solve(replace(problem, jacobian=Jacobian(layers)))
+    assert_optimal(without_rows)
+    assert without_rows.objective == pytest.approx(solution.objective, abs=1e-6)
     nothing = Certified().solve(replace(problem, jacobian=rescaled(problem, [0.0]).jacobian))
     assert_optimal(nothing)
     assert nothing.epochs == 0

@@ -11,8 +11,10 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import shrink
 from tangentlora.solvers.certified import Certified
+from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
-from tangentlora.solvers.solution import Status
+from tangentlora.solvers.solution import Solver, Status
+from tangentlora.tangent.jacobian import Jacobian, LayerRows
 from tangentlora.theory.certificate import certify
 
 
@@ -108,14 +110,21 @@ def test_without_a_penalty_it_fits_the_data(loss: str) -> None:
     assert solution.objective < 1e-2 * problem.objective(problem.zero())
 
 
-def test_a_layer_that_no_output_depends_on_stays_at_zero() -> None:
-    problem = random_problem()
+@pytest.mark.parametrize("solver", [Proximal(), Descent(rank=3)], ids=["proximal", "descent"])
+@pytest.mark.parametrize("without", ["rows", "values"])
+def test_a_layer_that_no_output_depends_on_stays_at_zero(solver: Solver, without: str) -> None:
+    problem = random_problem(1, lam=0.2)
     layers = dict(problem.jacobian.layers)
-    silent = layers["layer.0"].project(None, torch.zeros(6, 6, dtype=torch.float64))
-    jacobian = type(problem.jacobian)(layers | {"layer.0": silent})
-    solution = Proximal().solve(Problem(jacobian, problem.f0, problem.y, problem.loss, problem.lam))
+    rows = layers["layer.0"]
+    layers["layer.0"] = {
+        "rows": LayerRows(rows.x[:0], rows.g[:0], 0 * rows.counts),
+        "values": LayerRows(rows.x, 0 * rows.g, rows.counts),
+    }[without]
+    silent = Problem(Jacobian(layers), problem.f0, problem.y, problem.loss, problem.lam)
+    solution = solver.solve(silent)
     assert solution.status is Status.GLOBAL_OPTIMUM
-    assert solution.ranks["layer.0"] == 0
+    u, v = solution.factors["layer.0"]
+    assert float((u @ v.T).abs().sum()) < 1e-6
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:

@@ -9,7 +9,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from tangentlora.theory.rounding import spectral_norm_bound
 
 from known_problems import KNOWN, known_optimum, known_problem, largest_lam, rescaled
 from random_jacobians import random_factors
@@ -23,6 +22,7 @@ from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.tangent.jacobian import Jacobian, LayerRows
 from tangentlora.theory.certificate import Certificate, certify, read_certificate
+from tangentlora.theory.rounding import spectral_norm_bound
 
 
 def random_points(problem: Problem, count: int) -> list[Factors]:

@@ -93,7 +93,8 @@ class Problem:
 
     def dual_value(self, a: Float[Tensor, "N K"]) -> float:
         """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖Σ_ik a_ik J_ik,t‖₂)."""
-        norm = max(float(torch.linalg.matrix_norm(M, 2)) for M in self.jacobian.adjoint(a).values())
+        # a layer without rows has an empty M in span coordinates: no singular values
+        norm = max(float(torch.linalg.svdvals(M)[:1].sum()) for M in self.jacobian.adjoint(a).values())
         s = 1.0 if norm <= self.lam else self.lam / norm
         conjugate = self.loss.conjugate(len(a) * s * a, self.y).mean()
         return float(s * (a * self.f0).sum() - conjugate)

@@ -26,7 +26,7 @@ from tangentlora.solvers.spectral_start import spectral_start
 class Certified(Solver):
     """Solve to gap ≤ tolerance·max(1, P); the answer is balanced and has no zero singular values.
 
-    `max_rounds` bounds the escapes; one round is enough on every task measured so far (docs/solvers.md).
+    `max_rounds` bounds the rounds of escapes; two to five are enough on the tasks measured (docs/solvers.md).
     """
 
     tolerance: float = 1e-6

@@ -38,7 +38,7 @@ def shrink_products(
         u = basis @ wt.T
         rank = int((sigma > threshold).sum())
         image = right(v)
-        slack = _SETTLED * float(sigma[0])
+        slack = _SETTLED * float(sigma[:1].sum())  # a layer without rows has no singular values
         error = (image - u * sigma).norm(dim=0)  # a singular value of G lies this near to each of sigma
         found = bool((error[:rank] <= slack).all())
         below = bool((sigma[rank:] + error[rank:] <= threshold + slack).all())

@@ -20,7 +20,7 @@ def spectral_start(problem: Problem, factors: Factors, most: int, share: float =
     """
     M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(factors)))
     decomposed = {name: torch.linalg.svd(matrix, full_matrices=False) for name, matrix in M.items()}
-    largest = max(float(sigma[0]) for _, sigma, _ in decomposed.values())
+    largest = max(float(sigma[:1].sum()) for _, sigma, _ in decomposed.values())
     threshold = problem.lam + share * max(0.0, largest - problem.lam)
     pairs: Factors = {}
     for name, (left, sigma, right) in decomposed.items():
