@@ -9,7 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARA
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/.demo
-	$(BIN)/tangentlora demo --output-dir runs/demo
+	OMP_WAIT_POLICY=passive $(BIN)/tangentlora demo --output-dir runs/demo
 
 test: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2

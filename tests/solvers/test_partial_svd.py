@@ -93,6 +93,15 @@ def test_a_direction_that_the_guess_misses_is_found(missing: int) -> None:
     assert_shrunken(G, right[:, 20:26].contiguous(), 1.0)  # a guess that knows nothing of use
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_direction_that_rises_just_above_the_threshold_is_found(seed: int) -> None:
+    sigma = torch.tensor([5.0, 3.0, 2.0, 0.1, *[0.6] * 56], dtype=torch.float64)
+    risen = sigma.clone()
+    risen[3] = 1.25
+    guess = assert_shrunken(with_spectrum(70, 60, sigma, seed), torch.zeros(60, 0, dtype=torch.float64), 1.2)
+    assert_shrunken(with_spectrum(70, 60, risen, seed), guess, 1.2)
+
+
 def test_the_zero_matrix_gives_rank_zero() -> None:
     G = torch.zeros(5, 4, dtype=torch.float64)
     u, v, guess = shrunken(G, G.new_zeros(4, 0), 0.5)

@@ -157,7 +157,7 @@ def _constraints(layers: dict[str, Layer], loss: str, n: int, k: int, claimed: o
         return n * width
     kernel = np.zeros((n, k, n, k))
     for layer in layers.values():
-        g = layer.g if loss == "cross_entropy" else layer.g
+        g = layer.g - layer.g.mean(axis=1, keepdims=True) if loss == "cross_entropy" else layer.g
         starts = np.concatenate([[0], np.cumsum(layer.counts)])
         for i in range(n):
             part = slice(starts[i], starts[i + 1])
