@@ -45,7 +45,8 @@ class Verification:
         """Return the verdict in one sentence."""
         if not self.valid:
             return "Rejected: " + "; ".join(self.reasons) + "."
-        gap, tolerance = self.recomputed["relative_gap"], self.recomputed["tolerance"]
+        numbers, tolerance = self.recomputed, self.recomputed["tolerance"]
+        gap = (numbers["gap"] + numbers["rounding"]) / max(1.0, abs(numbers["objective"]))
         if self.certified:
             return f"Valid: the answer is within {gap:.1e} (tolerance {tolerance:.0e}) of the global optimum."
         return f"Valid, but not a global optimum: the gap {gap:.1e} is above the tolerance {tolerance:.0e}."
