@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tangentlora.adapters import loaded_outputs, write_adapter
 from tangentlora.blocks import Factors
@@ -25,6 +25,9 @@ from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.trials import Trial
 from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _VISIBLE_RANK = 1e-3
 """A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
@@ -83,31 +86,32 @@ def _run(prepared: Prepared, trial: Trial, progress: bool) -> Outcome:
 
 def _linearised(prepared: Prepared, factors: Factors) -> dict[str, float]:
     """Return accuracy and loss of the linearised network at uvᵀ."""
-    splits = prepared.splits
-    result = scores(prepared.problem.outputs(factors), splits.train.labels, "train")
-    if prepared.test is not None and splits.test is not None:
+    test = None
+    if prepared.test is not None:
         single = {name: (u.float().cpu(), v.float().cpu()) for name, (u, v) in factors.items()}
-        z = prepared.test.f0 + prepared.test.jacobian.at(single).forward()
-        result |= scores(z, splits.test.labels, "test")
-    return result
+        test = prepared.test.f0 + prepared.test.jacobian.at(single).forward()
+    return _scores(prepared, prepared.problem.outputs(factors), test)
 
 
 def _before(prepared: Prepared) -> dict[str, float]:
     """Return accuracy and loss at W, where the linearised and the real network are the same."""
-    splits = prepared.splits
-    result = scores(prepared.train.f0, splits.train.labels, "train")
-    if prepared.test is not None and splits.test is not None:
-        result |= scores(prepared.test.f0, splits.test.labels, "test")
-    return result
+    return _scores(prepared, prepared.train.f0, None if prepared.test is None else prepared.test.f0)
 
 
 def _evaluate(prepared: Prepared, factors: Factors) -> dict[str, float]:
     """Return accuracy and loss of the real network at W + uvᵀ."""
     network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
     with updated(network, prepared.targets, factors):
-        result = scores(network.predict(splits.train.inputs, size), splits.train.labels, "train")
-        if splits.test is not None:
-            result |= scores(network.predict(splits.test.inputs, size), splits.test.labels, "test")
+        train = network.predict(splits.train.inputs, size)
+        test = None if splits.test is None else network.predict(splits.test.inputs, size)
+    return _scores(prepared, train, test)
+
+
+def _scores(prepared: Prepared, train: Tensor, test: Tensor | None) -> dict[str, float]:
+    """Return accuracy and loss of outputs on the training and, where there is one, the held-out set."""
+    result = scores(train, prepared.splits.train.labels, "train")
+    if test is not None and prepared.splits.test is not None:
+        result |= scores(test, prepared.splits.test.labels, "test")
     return result
 
 
