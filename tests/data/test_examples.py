@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tangentlora.data import Examples, Splits, cap, hold_out, infer_task, sample_shots
+from tangentlora.data.sampling import draw_dev
 from tangentlora.errors import InputError
 
 NAMES = ("a", "b", "c")
@@ -144,6 +145,38 @@ def test_too_many_or_too_few_shots_are_refused() -> None:
         sample_shots(numbered({0: 3, 1: 3, 2: 1}), 2, 13)
     with pytest.raises(InputError, match="got 0 shots; expected at least 1"):
         sample_shots(numbered({0: 3, 1: 3, 2: 1}), 0, 13)
+
+
+def test_a_dev_set_is_drawn_from_the_rest_and_has_as_many_shots() -> None:
+    examples = numbered({0: 9, 1: 20, 2: 10})
+    train, rest = sample_shots(examples, 4, 13)
+    dev, left = draw_dev(None, rest, 4, 13, spare=1)
+    assert dev is not None
+    assert dev.counts() == {"a": 4, "b": 4, "c": 4}
+    assert left.counts() == {"a": 1, "b": 12, "c": 2}
+    assert sorted(places(train) + places(dev) + places(left)) == list(range(39))
+    again = draw_dev(None, rest, 4, 13, spare=1)[0]
+    assert again is not None
+    assert places(again) == places(dev)
+    other = draw_dev(None, rest, 4, 21, spare=1)[0]
+    assert other is not None
+    assert places(other) != places(dev)
+
+
+def test_a_label_with_too_few_examples_means_no_dev_set() -> None:
+    rest = numbered({0: 4, 1: 9, 2: 9})
+    assert draw_dev(None, rest, 4, 13, spare=1) == (None, rest)
+    assert draw_dev(None, rest, 5, 13, spare=0) == (None, rest)
+    assert draw_dev(None, rest, 4, 13, spare=0)[0] is not None
+
+
+def test_a_dev_set_that_is_there_is_cut_to_the_shots_where_it_has_more() -> None:
+    dev, rest = numbered({0: 9, 1: 2, 2: 5}), numbered({0: 4, 1: 4, 2: 4})
+    cut, left = draw_dev(dev, rest, 4, 13, spare=1)
+    assert cut is not None
+    assert cut.counts() == {"a": 4, "b": 2, "c": 4}
+    assert places(cut) == sorted(places(cut))
+    assert left is rest
 
 
 def test_the_held_out_share_is_the_same_for_every_label_and_leaves_each_one() -> None:

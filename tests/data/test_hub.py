@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -12,7 +13,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 from scipy.io import wavfile
 
-from tangentlora.data import load_splits
+from tangentlora.data import TASKS, load_splits
 from tangentlora.errors import InputError
 
 Offer = Callable[..., list[tuple[Any, ...]]]
@@ -87,11 +88,184 @@ def test_a_task_takes_names_or_numbers_as_its_labels_are(offer: Offer) -> None:
     assert train.labels == (1, 0)  # the set counts entailment as 0, the task not_entailment
 
 
+HUB = {
+    "nyu-mll/glue:sst2": ("sst2", ("sentence",), "label", ("negative", "positive"), (0, 1)),
+    "nyu-mll/glue:qnli": (
+        "qnli",
+        ("question", "sentence"),
+        "label",
+        ("entailment", "not_entailment"),
+        (1, 0),
+    ),
+    "nyu-mll/glue:rte": (
+        "rte",
+        ("sentence1", "sentence2"),
+        "label",
+        ("entailment", "not_entailment"),
+        (1, 0),
+    ),
+    "nyu-mll/glue:qqp": ("qqp", ("question1", "question2"), "label", ("not_duplicate", "duplicate"), (0, 1)),
+    "nyu-mll/glue:mrpc": (
+        "mrpc",
+        ("sentence1", "sentence2"),
+        "label",
+        ("not_equivalent", "equivalent"),
+        (0, 1),
+    ),
+    "nyu-mll/glue:cola": ("cola", ("sentence",), "label", ("unacceptable", "acceptable"), (0, 1)),
+    "nyu-mll/glue:mnli": (
+        "mnli",
+        ("premise", "hypothesis"),
+        "label",
+        ("entailment", "neutral", "contradiction"),
+        (2, 1, 0),
+    ),
+    "stanfordnlp/snli": (
+        "snli",
+        ("premise", "hypothesis"),
+        "label",
+        ("entailment", "neutral", "contradiction"),
+        (2, 1, 0),
+    ),
+    "cornell-movie-review-data/rotten_tomatoes": ("mr", ("text",), "label", ("neg", "pos"), (0, 1)),
+    "fancyzhx/ag_news": (
+        "ag_news",
+        ("text",),
+        "label",
+        ("World", "Sports", "Business", "Sci/Tech"),
+        (0, 1, 2, 3),
+    ),
+    "CogComp/trec": (
+        "trec",
+        ("text",),
+        "coarse_label",
+        ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"),
+        (2, 1, 0, 3, 4, 5),
+    ),
+}
+"""Task, columns and label names of sets on the hub, and the output that each number stands for."""
+
+
+@pytest.mark.parametrize("source", HUB)
+def test_the_sets_of_the_hub_are_labelled_as_the_tasks_are(source: str, offer: Offer) -> None:
+    name, texts, column, names, outputs = HUB[source]
+    rows = {text: [f"{text} {k}" for k in range(len(names))] for text in texts}
+    data = Dataset.from_dict({**rows, column: list(range(len(names)))})
+    offer(DatasetDict(train=data.cast_column(column, ClassLabel(names=list(names)))))
+    train = load_splits(source, name, test_fraction=0.0).train
+    assert train.labels == outputs
+    expected = zip(*rows.values(), strict=True)
+    assert train.inputs == tuple(row if len(texts) == 2 else row[0] for row in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "names", "outputs"),
+    [
+        ("subj", "label", ("objective", "subjective"), (1, 0)),
+        ("cr", "label", ("Positive", "Negative"), (1, 0)),
+        (
+            "sst5",
+            "label",
+            ("very negative", "negative", "neutral", "positive", "very positive"),
+            (0, 1, 2, 3, 4),
+        ),
+        (
+            "trec",
+            "label_coarse",
+            (
+                "description and abstract concepts",
+                "entities",
+                "abbreviation",
+                "human beings",
+                "numeric values",
+                "locations",
+            ),
+            (0, 1, 2, 3, 5, 4),
+        ),
+    ],
+)
+def test_names_in_a_column_of_their_own_decide_what_the_numbers_mean(
+    name: str, column: str, names: tuple[str, ...], outputs: tuple[int, ...], offer: Offer
+) -> None:
+    numbers = list(range(len(names)))
+    rows = {"text": [f"t{k}" for k in numbers], column: numbers, f"{column}_text": list(names)}
+    if column != "label":
+        rows["label"] = [40 + k for k in numbers]  # the fine labels
+    offer(DatasetDict(train=Dataset.from_dict(rows)))
+    assert load_splits("SetFit/set", name, test_fraction=0.0).train.labels == outputs
+
+
+def test_names_beside_the_numbers_serve_without_a_task_and_only_if_each_number_has_one(offer: Offer) -> None:
+    rows = {"text": ["t", "u", "v"], "label": [0, 1, 1]}
+    offer(DatasetDict(train=Dataset.from_dict({**rows, "label_text": ["up", "down", "down"]})))
+    assert load_splits("owner/name", test_fraction=0.0).train.label_names == ("down", "up")
+    for names in (["up", "down", "under"], ["up", "", ""], ["up", None, None]):
+        offer(DatasetDict(train=Dataset.from_dict({**rows, "label_text": names})))
+        assert load_splits("owner/name", test_fraction=0.0).train.label_names == ("0", "1")
+
+
+def test_names_that_the_task_does_not_know_are_refused_and_not_guessed(offer: Offer) -> None:
+    offer(DatasetDict(train=sentences([0, 1], ["OBJ", "SUBJ"])))
+    with pytest.raises(
+        InputError,
+        match="owner/name calls the labels in 'label' OBJ, SUBJ, and task subj knows them as 0, subjective, "
+        "1, objective; choose another label column",
+    ):
+        load_splits("owner/name", "subj")
+    nameless = replace(TASKS["subj"], synonyms=())
+    assert load_splits("owner/name", nameless, test_fraction=0.0).train.labels == (0, 1)
+
+
+def test_rows_without_a_label_are_left_out_where_labels_have_names(offer: Offer) -> None:
+    offer(DatasetDict(train=sentences([0, -1, 1, 2], ["up", "down", "aside"]), test=sentences([-1])))
+    train = load_splits("owner/name", test_fraction=0.0).train
+    assert (train.inputs, train.labels) == (("t0", "t2", "t3"), (2, 1, 0))
+    with pytest.raises(InputError, match=r"row 4 of owner/name \(train\) has the label 'aside'"):
+        load_splits("owner/name", replace(TASKS["mr"], synonyms=(("up",), ("down",))))
+
+
+def test_minus_one_is_a_label_among_numbers_without_names(offer: Offer) -> None:
+    offer(DatasetDict(train=sentences([1, -1]), validation=sentences([-1, 1]), test=sentences([-1, -1])))
+    splits = load_splits("owner/name")
+    assert splits.train.label_names == ("-1", "1")
+    assert splits.test is not None
+    assert splits.test.labels == (0, 1)
+
+
+def test_shots_from_a_set_with_hidden_test_labels(offer: Offer) -> None:
+    """The validation part is the test set, as in the published sets, and the dev set comes from training."""
+    pairs = {
+        part: Dataset.from_dict(
+            {
+                "premise": [f"{part} {i}" for i in range(len(labels))],
+                "hypothesis": ["h"] * len(labels),
+                "label": labels,
+            }
+        ).cast_column("label", ClassLabel(names=["entailment", "neutral", "contradiction"]))
+        for part, labels in {
+            "train": [0, 1, 2] * 40,
+            "validation_matched": [0, 1, 2] * 5,
+            "validation_mismatched": [0, 1, 2],
+            "test_matched": [-1] * 6,
+            "test_mismatched": [-1] * 6,
+        }.items()
+    }
+    offer(DatasetDict(pairs))
+    splits = load_splits("nyu-mll/glue:mnli", "mnli", shots=16, seed=21)
+    assert splits.dev is not None
+    assert splits.test is not None
+    assert list(splits.train.counts().values()) == list(splits.dev.counts().values()) == [16] * 3
+    assert {text.split()[0] for text, _ in splits.train.inputs + splits.dev.inputs} == {"train"}
+    assert not set(splits.train.inputs) & set(splits.dev.inputs)
+    assert splits.test.inputs == tuple((f"validation_matched {i}", "h") for i in range(15))
+
+
 def test_a_sole_part_is_divided_whatever_its_name(offer: Offer) -> None:
     offer(DatasetDict(everything=sentences([0, 1] * 8)))
     splits = load_splits("owner/name", shots=2)
+    assert splits.dev is not None
     assert splits.test is not None
-    assert (len(splits.train), len(splits.test)) == (4, 12)
+    assert [len(part) for part in (splits.train, splits.dev, splits.test)] == [4, 4, 8]
 
 
 def test_images_are_found_and_decoded(offer: Offer) -> None:
@@ -162,7 +336,7 @@ def test_parts_labels_and_columns_that_do_not_serve_are_named(offer: Offer) -> N
         InputError, match=r"row 2 of owner/name \(train\) has the label '2'; expected one of 0, 1"
     ):
         load_splits("owner/name", "mr")
-    offer(DatasetDict(train=sentences([0, -1], ["a", "b"])))
+    offer(DatasetDict(train=Dataset.from_dict({"text": ["t", "u"], "label": ["a", None]})))
     with pytest.raises(InputError, match=r"row 2 of owner/name \(train\) has no label"):
         load_splits("owner/name")
     offer(DatasetDict(train=sentences([0, 1], text="memo")))

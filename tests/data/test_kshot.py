@@ -124,6 +124,9 @@ def test_a_dev_set_without_a_test_set_is_the_test_set(root: Path) -> None:
 
 def test_shots_do_not_touch_a_test_set_that_is_there(root: Path) -> None:
     splits = load_splits(str(root / "mr"), shots=4)
+    assert splits.dev is not None
+    assert splits.dev.counts() == {"0": 4, "1": 4}
+    assert all(str(text).startswith("dev") for text in splits.dev.inputs)
     assert splits.test is not None
     assert all(str(text).startswith("test") for text in splits.test.inputs)
 

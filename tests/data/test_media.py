@@ -78,7 +78,8 @@ def test_class_folders_without_parts_are_divided(sounds: Path) -> None:
     assert splits.task.labels == splits.task.label_words == ("high", "low")
     shots = load_splits(str(sounds), shots=1)
     assert shots.test is not None
-    assert (len(shots.train), len(shots.test)) == (2, 6)
+    assert shots.dev is not None
+    assert [len(part) for part in (shots.train, shots.dev, shots.test)] == [2, 2, 4]
 
 
 def test_only_what_is_drawn_gets_decoded(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def test_only_what_is_drawn_gets_decoded(sounds: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("tangentlora.data.media.read_waveform", counted)
     load_splits(str(sounds), shots=1, test_limit=1)
-    assert len(set(read)) == len(read) == 3  # of eight
+    assert len(set(read)) == len(read) == 5  # of eight: 2 to train on, 2 to choose by, 1 to test on
 
 
 @pytest.mark.parametrize(("rate", "target"), [(8000, 16000), (16000, 8000), (44100, 16000)])
@@ -213,6 +214,33 @@ def test_images_come_in_parts_as_rgb(tmp_path: Path) -> None:
     assert splits.train.labels == (0, 1, 1)
 
 
+def test_a_validation_folder_without_a_test_folder_is_the_test_set(tmp_path: Path) -> None:
+    for part in ("train", "validation"):
+        for k in range(3):
+            write_image(tmp_path / part / "cat" / f"{k}.png", "red")
+            write_image(tmp_path / part / "dog" / f"{k}.png", "blue")
+    whole = load_splits(str(tmp_path))
+    assert whole.dev is None
+    assert whole.test is not None
+    assert (len(whole.train), len(whole.test)) == (6, 6)
+    few = load_splits(str(tmp_path), shots=1)
+    assert few.dev is not None
+    assert few.test is not None
+    assert [part.counts() for part in (few.train, few.dev, few.test)] == [
+        {"cat": 1, "dog": 1},
+        {"cat": 1, "dog": 1},
+        {"cat": 3, "dog": 3},
+    ]
+
+
+def test_images_need_pillow_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "dog"):
+        write_image(tmp_path / name / "1.png", "red")
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(InputError, match=r"1.png cannot be read because .* install tangentlora\[media\]"):
+        load_splits(str(tmp_path))
+
+
 def test_an_image_is_turned_upright(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     photo = image.new("RGB", (6, 4))
@@ -249,7 +277,8 @@ def test_folders_that_are_neither_or_both_are_refused(tmp_path: Path, sounds: Pa
 
 def test_class_folders_must_be_labels(sounds: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"high.0\.wav is in a class folder that is no label of task mr; expected one of 0"
+        InputError,
+        match=r"high.0\.wav is of the class 'high', which is no label of task mr; expected one of 0",
     ):
         load_splits(str(sounds), "mr")
     for name in ("high", "low"):
@@ -260,6 +289,33 @@ def test_class_folders_must_be_labels(sounds: Path, tmp_path: Path) -> None:
         InputError, match="no label of task custom; expected one of high, low: rename or remove"
     ):
         load_splits(str(tmp_path / "parts"))
+
+
+def test_labels_from_the_names_of_files(tmp_path: Path) -> None:
+    for word in ("one", "two"):
+        for speaker in ("anna", "bert"):
+            for take in range(3):
+                part = "test" if take == 2 else "train"
+                write_wav(tmp_path / part / word / f"{word}_{speaker}_{take}.wav", tone(600, 8000))
+    splits = load_splits(str(tmp_path), label_pattern="_(.+?)_")
+    assert splits.task.labels == ("anna", "bert")
+    assert splits.train.counts() == {"anna": 4, "bert": 4}
+    assert splits.test is not None
+    assert splits.test.counts() == {"anna": 2, "bert": 2}
+    assert load_splits(str(tmp_path)).task.labels == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(", "got the label pattern"),
+        ("_.+_", "has no group"),
+        ("_(x+)_", r"does not match .*\.wav; expected"),
+    ],
+)
+def test_label_patterns_that_find_nothing_are_refused(sounds: Path, pattern: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        load_splits(str(sounds), label_pattern=pattern)
 
 
 def test_one_class_is_not_enough(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import pytest
 
 from tangentlora.data import TASKS, Task, infer_task, task
 from tangentlora.errors import InputError
+from tangentlora.models.template import Template
 
 PAPER = {
     "sst2": ("{text} It was {mask}.", {"0": "terrible", "1": "great"}),
-    "qnli": ("{text}? {mask}, {text2}", {"not_entailment": "No", "entailment": "Yes"}),
+    "qnli": ("{text}? {mask}, {text2:lower_first}", {"not_entailment": "No", "entailment": "Yes"}),
     "mr": ("{text} It was {mask}.", {"0": "terrible", "1": "great"}),
     "cr": ("{text} It was {mask}.", {"0": "terrible", "1": "great"}),
-    "qqp": ("{text} {mask}, {text2}", {"0": "No", "1": "Yes"}),
+    "qqp": ("{text} {mask}, {text2:lower_first}", {"0": "No", "1": "Yes"}),
     "subj": ("{text} This is {mask}.", {"0": "subjective", "1": "objective"}),
 }
 
@@ -37,14 +38,19 @@ def test_further_published_tasks_and_the_bundled_one_are_there() -> None:
 
 @pytest.mark.parametrize("known", TASKS.values(), ids=TASKS)
 def test_every_task_fills_its_template_and_names_each_label_once(known: Task) -> None:
-    texts = {"text": "Alpha", "text2": "beta"} if len(known.text_columns) == 2 else {"text": "Alpha"}
-    prompt = known.template.format(mask="[MASK]", **texts)
+    texts = ("Alpha", "Beta")[: len(known.text_columns)]
+    prompt, slots = Template.parse(known.template).fill(texts, "[MASK]", 0)
     assert prompt.count("[MASK]") == 1
-    assert all(text in prompt for text in texts.values())
+    assert [prompt[a:b] for a, b in slots] == ["Alpha", "beta"][: len(texts)]
     assert all(len(word.split()) == 1 for word in known.label_words)
     assert len(set(known.label_words)) == len(set(known.prototypes)) == len(known.labels)
     assert all(sentence.endswith(".") for sentence in known.prototypes)
     assert not known.columns or {known.label_column, *known.text_columns} <= set(known.columns)
+
+
+def test_synonyms_stand_for_the_output_of_their_label() -> None:
+    assert TASKS["subj"].outputs == {"0": 0, "subjective": 0, "1": 1, "objective": 1}
+    assert TASKS["support"].outputs == {"billing": 0, "delivery": 1, "technical": 2, "account": 3}
 
 
 def test_folders_of_the_published_layout_are_distinct() -> None:
@@ -88,6 +94,8 @@ def test_a_pair_gets_a_template_for_two_texts() -> None:
     ("change", "message"),
     [
         ({"labels": ("0", "0")}, "lists a label twice"),
+        ({"synonyms": (("bad",), ("good", "1"))}, "lists a label twice; give every label and synonym once"),
+        ({"synonyms": (("bad",),)}, "has 1 tuples of synonyms and 2 labels; give one each, empty where"),
         ({"label_words": ("one",)}, "has 1 label words and 2 labels"),
         ({"prototypes": ()}, "has 0 prototypes and 2 labels"),
         ({"text_columns": ("a", "b", "c")}, "has 3 text columns; give one, or two"),

@@ -99,6 +99,16 @@ def test_bert_pairs_share_one_segment_and_one_question_mark():
     assert features["token_type_ids"].sum() == 0
 
 
+def test_a_second_text_begins_in_lower_case_where_the_template_says_so():
+    net = network("roberta-mlm", "{text} {mask}, {text2:lower_first}")
+    assert tokens(net, ("the movie?", "The film")) == (
+        ["<s>", *"the", "Ġmovie", "?", "<mask>", ",", "Ġthe", "Ġfilm", "</s>"]
+    )
+    assert tokens(network("roberta-mlm", "{text} {mask}, {text2}"), ("the movie?", "The film"))[-4:] != (
+        [",", "Ġthe", "Ġfilm", "</s>"]
+    )
+
+
 def test_roberta_gets_no_segments():
     assert set(network("roberta-mlm").reader.encode(TEXTS)[0]) == {"input_ids", "attention_mask"}
 

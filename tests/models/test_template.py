@@ -15,7 +15,11 @@ from tangentlora.models.template import Template, cut
         ("{mask}: {text}", (" who is it ? ",), "<M>: who is it ?"),
         ("{text}? {mask}, {text2}", ("what is it ?", "It is."), "what is it?<M>, It is."),
         ("{text}? {mask}, {text2}", ("what is it?!", "so."), "what is it?<M>, so."),
+        ("{text}? {mask}, {text2}", ("Was it in the U.S.?", "so."), "Was it in the U.S.?<M>, so."),
         ("{text} {mask}, {text2}", ("what is it?", "so."), "what is it?<M>, so."),
+        ("{text} {mask}, {text2:lower_first}", ("One.", " The EU is."), "One.<M>, the EU is."),
+        ("{text:lower_first}? {mask}, {text2}", ("How so?", "It is."), "how so?<M>, It is."),
+        ("{text:lower_first} {mask}", ("",), "<M>"),
         ("{text}? {mask}, {text2}", ("?", "so."), "??<M>, so."),
         ("{text}{mask}", ("is it",), "is it<M>"),
         ("{{{text}}} {mask}", ("x",), "{x}<M>"),
@@ -35,6 +39,18 @@ def test_slots_are_the_texts():
     assert [sentence[a:b] for a, b in slots] == ["what is it", "so"]
 
 
+def test_slots_keep_up_with_letters_that_grow_in_lower_case():
+    template = Template.parse("{mask}: {text:lower_first}!")
+    sentence, [(start, end)] = template.fill(("İzmir",), "[MASK]", 0)
+    assert sentence[start:end] == "İzmir"[:1].lower() + "zmir"
+    assert sentence[end:] == "!"
+
+
+def test_an_unknown_format_is_named():
+    with pytest.raises(InputError, match=r"unknown format 'upper' of the field 'text2'.*text:lower_first"):
+        Template.parse("{text} {mask}, {text2:upper}")
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -48,6 +64,8 @@ def test_slots_are_the_texts():
         "{} {mask}",
         "{text!r} {mask}",
         "{text:>9} {mask}",
+        "{text} {mask:lower_first}",
+        "{text:lower_first} {text:lower_first} {mask}",
         "{text} {mask",
     ],
 )

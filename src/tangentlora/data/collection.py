@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tangentlora.data.classification import Task
 from tangentlora.data.examples import Examples
 from tangentlora.data.labelling import Wanted, find_columns, label_table, task_of
 from tangentlora.data.tables import Table
-from tangentlora.data.tasks import Task
 
 PART_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train",),

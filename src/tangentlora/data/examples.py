@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tangentlora.data.tasks import Task
+from tangentlora.data.classification import Task
 from tangentlora.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tangentlora.data.classification import Task, infer_task
 from tangentlora.data.collection import PART_NAMES, Collection, collect_tables, name_parts
 from tangentlora.data.examples import Examples, Modality
 from tangentlora.data.labelling import Wanted
 from tangentlora.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, decode_images, decode_waveforms
 from tangentlora.data.tables import TABLE_SUFFIXES, read_table
-from tangentlora.data.tasks import Task, infer_task
 from tangentlora.errors import InputError
 
 
@@ -41,15 +42,21 @@ def open_tables(folder: Path, wanted: Wanted, headerless: tuple[str, ...] = ()) 
     return collect_tables({part: read_table(path) for part, path in files.items()}, wanted, headerless)
 
 
-def open_media(folder: Path, task: Task | None, sampling_rate: int | None) -> Collection:
+def open_media(
+    folder: Path, task: Task | None, sampling_rate: int | None, label_pattern: str | None = None
+) -> Collection:
     """Return the collection in a folder of class folders, or of train, dev and test folders of class folders.
 
-    The names of the class folders are the labels; images and recordings are told apart by their suffix.
-    Raises InputError when there are neither, or both, and for a class folder that is no label of the task.
+    The names of the class folders are the labels, or what the first group of the regular expression
+    `label_pattern` matches in a file's name; images and recordings are told apart by their suffix.
+    Raises InputError when there are neither, or both, for a class that is no label of the task, and for a
+    pattern that is none, or that a file's name does not match.
     """
     roots: dict[str, Path] = name_parts({path.name: path for path in _subfolders(folder)})
     parts = roots if "train" in roots else {"train": folder}
     files = {part: _class_files(root) for part, root in parts.items()}
+    if label_pattern is not None:
+        files = {part: _named(rows, label_pattern) for part, rows in files.items()}
     suffixes = {path.suffix.lower() for rows in files.values() for path, _ in rows}
     kinds: set[Modality] = {"image" if suffix in IMAGE_SUFFIXES else "audio" for suffix in suffixes}
     if len(kinds) != 1 or not files["train"]:
@@ -65,15 +72,32 @@ def open_media(folder: Path, task: Task | None, sampling_rate: int | None) -> Co
 
 
 def _label(rows: list[tuple[Path, str]], task: Task, modality: Modality) -> Examples:
-    outputs = {label: k for k, label in enumerate(task.labels)}
+    outputs = task.outputs
     for path, name in rows:
         if name not in outputs:
             raise InputError(
-                f"{path} is in a class folder that is no label of task {task.name}; expected one of "
-                f"{', '.join(task.labels)}: rename or remove the folder"
+                f"{path} is of the class {name!r}, which is no label of task {task.name}; expected one of "
+                f"{', '.join(task.labels)}: rename or remove its folder"
             )
     references: tuple[Any, ...] = tuple(path for path, _ in rows)
     return Examples(references, tuple(outputs[name] for _, name in rows), task.labels, modality)
+
+
+def _named(rows: list[tuple[Path, str]], label_pattern: str) -> list[tuple[Path, str]]:
+    """Return the files with the label that the pattern finds in their names."""
+    try:
+        pattern = re.compile(label_pattern)
+    except re.error as error:
+        raise InputError(f"got the label pattern {label_pattern!r} ({error}); correct it") from error
+    found = [(path, pattern.search(path.name)) for path, _ in rows]
+    wrong = next((path.name for path, match in found if match is None), None)
+    if pattern.groups < 1 or wrong is not None:
+        reason = "has no group" if pattern.groups < 1 else f"does not match {wrong}"
+        raise InputError(
+            f"the label pattern {label_pattern!r} {reason}; expected a regular expression whose first group "
+            "is the label in every file's name, such as '_(.+?)_': correct it"
+        )
+    return [(path, match[1]) for path, match in found if match is not None]
 
 
 def _class_files(root: Path) -> list[tuple[Path, str]]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection, collect_tables, name_parts
 from tangentlora.data.examples import Examples, Modality
 from tangentlora.data.labelling import Columns, Wanted, find_columns, label_indices, task_of
@@ -47,29 +48,23 @@ def is_hub_id(source: str) -> bool:
 def open_hub(source: str, wanted: Wanted, revision: str | None, sampling_rate: int | None) -> Collection:
     """Return the collection in a data set of the hub, downloaded or from the cache.
 
-    A dev or test part without any labels (−1 throughout) counts as absent. Where the set numbers its labels
-    and also names them, the names are the labels, unless the task knows only the numbers. Images and
-    recordings stay encoded until drawn. Raises InputError when the set cannot be had, or has no usable parts
-    or columns.
+    Where the set numbers its labels and also names them, in the type of the column or in a second column
+    `<label>_text`, the names are the labels; the numbers are for a task that knows no names at all. Rows of
+    a column with such a type whose label is −1 have none and are left out; a dev or test part without any
+    labels counts as absent. Images and recordings stay encoded until drawn. Raises InputError when the set
+    cannot be had, has no usable parts or columns, or calls the labels of the task by other names.
     """
     parts = _load(source, revision)
     modality, media = _find_media(parts["train"].features, wanted)
     wanted = wanted if media is None else replace(wanted, text=(media,))
     heading = Table(source, tuple(parts["train"].features), (), (), header=False)
     _, columns = find_columns(heading, wanted)
-    tables = {}
-    for part, data in parts.items():
-        name = f"{source} ({part})"
-        labels = _labels(data, columns.label, wanted)
-        if part != "train" and not any(label is not None for label in labels):
-            continue
-        if media is None:
-            inputs = [list(data[column]) for column in columns.text]
-        else:
-            inputs = [_cells(data, media, name)]
-        rows = tuple(zip(*inputs, labels, strict=True))
-        numbers = tuple(range(1, len(rows) + 1))
-        tables[part] = Table(name, (*columns.text, columns.label), rows, numbers, header=False)
+    names = _label_names(parts["train"], columns.label, wanted.task, source)
+    tables = {
+        part: _table(f"{source} ({part})", data, columns, names, media)
+        for part, data in parts.items()
+        if part == "train" or not all(label in (-1, None) for label in data[columns.label][:])
+    }
     if media is None:
         return collect_tables(tables, wanted)
     return _collect_media(tables, columns, wanted, modality, sampling_rate)
@@ -106,17 +101,50 @@ def _find_media(features: Any, wanted: Wanted) -> tuple[Modality, str | None]:
     return "text", None
 
 
-def _labels(data: Any, column: str, wanted: Wanted) -> list[Any]:
-    """Return the labels of one part, None for −1, by name where the set has names that the task allows."""
+def _label_names(train: Any, column: str, task: Task | None, source: str) -> dict[Any, str]:
+    """Return what every number in the label column means, or nothing where its values are to stand.
+
+    That is a label of the task, told by its name whatever the case. The values stand when they are no
+    numbers, when there are no names, or not one for each number, and when the task has no names either.
+    Names that are not the task's are refused, for data sets number the same labels differently.
+    """
     import datasets
 
-    labels = [None if label == -1 else label for label in data[column]]
-    kind = data.features[column]
-    if not isinstance(kind, datasets.ClassLabel):
-        return labels
-    if wanted.task is not None and not set(wanted.task.labels) <= set(kind.names):
-        return labels
-    return [None if label is None else kind.names[label] for label in labels]
+    kind, beside = train.features[column], f"{column}_text"
+    names: dict[Any, str] = {}
+    if isinstance(kind, datasets.ClassLabel):
+        names = dict(enumerate(kind.names))
+    elif isinstance(kind, datasets.Value) and "int" in kind.dtype and beside in train.features:
+        pairs = set(zip(train[column][:], train[beside][:], strict=True))
+        names = dict(pairs)
+        if len(names) < len(pairs) or not all(names.values()):
+            return {}
+    if task is None or not names:
+        return names
+    folded = {value.casefold(): k for value, k in task.outputs.items()}
+    outputs = {n: task.outputs.get(name, folded.get(name.casefold())) for n, name in names.items()}
+    if set(range(len(task.labels))) <= set(outputs.values()):
+        return {n: names[n] if k is None else task.labels[k] for n, k in outputs.items()}
+    if not task.synonyms:
+        return {}
+    raise InputError(
+        f"{source} calls the labels in {column!r} {', '.join(names.values())}, and task {task.name} knows "
+        f"them as {', '.join(task.outputs)}; choose another label column or task, or leave the task out"
+    )
+
+
+def _table(name: str, data: Any, columns: Columns, names: dict[Any, str], media: str | None) -> Table:
+    """Return the labelled rows of one part; in a column of named labels −1 says that there is none."""
+    import datasets
+
+    inputs = [data[text][:] for text in columns.text] if media is None else [_cells(data, media, name)]
+    labels = data[columns.label][:]
+    typed = isinstance(data.features[columns.label], datasets.ClassLabel)
+    kept = [i for i, label in enumerate(labels) if not typed or label != -1]
+    named = [names.get(label, label) for label in labels] if names else labels
+    rows = tuple((*(values[i] for values in inputs), named[i]) for i in kept)
+    numbers = tuple(i + 1 for i in kept)
+    return Table(name, (*columns.text, columns.label), rows, numbers, header=False)
 
 
 def _cells(data: Any, column: str, name: str) -> list[HubCell]:

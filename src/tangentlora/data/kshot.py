@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection
 from tangentlora.data.folders import open_tables, part_files
 from tangentlora.data.labelling import Wanted
-from tangentlora.data.tasks import TASKS, Task
+from tangentlora.data.tasks import TASKS
 from tangentlora.errors import InputError
 
 PUBLISHED_SHOTS = 16

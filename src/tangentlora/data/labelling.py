@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tangentlora.data.classification import Task, infer_task
 from tangentlora.data.examples import Examples
 from tangentlora.data.tables import Table
-from tangentlora.data.tasks import Task, infer_task
 from tangentlora.errors import InputError
 
 TEXT_NAMES = (
@@ -39,6 +39,7 @@ LABEL_NAMES: tuple[str, ...] = (
     "intent",
     "sentiment",
     "topic",
+    "coarse_label",
 )
 
 
@@ -117,14 +118,14 @@ def label_values(table: Table, column: str) -> list[str]:
 
 
 def task_of(table: Table, columns: Columns) -> Task:
-    """Return the task that an unknown table poses; see :func:`tangentlora.data.tasks.infer_task`."""
+    """Return the task that an unknown table poses; see :func:`tangentlora.data.infer_task`."""
     values = label_values(table, columns.label)
     return infer_task(values, text_columns=columns.text, label_column=columns.label)
 
 
 def label_indices(table: Table, column: str, task: Task) -> tuple[int, ...]:
     """Return the output, 0..K−1, of every row; raise InputError, with the row, for an unknown label."""
-    outputs = {label: k for k, label in enumerate(task.labels)}
+    outputs = task.outputs
     values = label_values(table, column)
     for number, value in zip(table.numbers, values, strict=True):
         if value not in outputs:

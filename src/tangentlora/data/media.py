@@ -56,9 +56,16 @@ def decode_waveforms(examples: Examples, sampling_rate: int | None) -> Examples:
 
 
 def read_image(source: Encoded) -> Image:
-    """Return the image in RGB, turned upright as its metadata says; raise InputError if that fails."""
-    from PIL import Image, ImageOps
+    """Return the image in RGB, turned upright as its metadata says.
 
+    Raises InputError when the file cannot be decoded, and when Pillow is absent.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise InputError(
+            f"the image {source} cannot be read because Pillow is not installed; install tangentlora[media]"
+        ) from error
     try:
         with Image.open(io.BytesIO(source.read_bytes())) as image:
             return ImageOps.exif_transpose(image).convert("RGB")

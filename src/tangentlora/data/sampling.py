@@ -28,6 +28,22 @@ def sample_shots(examples: Examples, shots: int, seed: int) -> tuple[Examples, E
     return _split(examples, [shots] * len(examples.label_names), seed)
 
 
+def draw_dev(
+    dev: Examples | None, rest: Examples, shots: int, seed: int, spare: int
+) -> tuple[Examples | None, Examples]:
+    """Return a dev set of `shots` examples of every label, drawn by `seed`, and what is left of `rest`.
+
+    A `dev` set that is there is cut to at most `shots` of every label, and `rest` left whole. Else the dev
+    set is drawn from `rest`, or None when a label has fewer than `shots` + `spare` examples there. Source:
+    the published k-shot sets, whose dev set is as large as the training set (arXiv:2012.15723).
+    """
+    if dev is not None:
+        return _split(dev, [shots] * len(dev.label_names), seed)[0], rest
+    if min(rest.counts().values()) < shots + spare:
+        return None, rest
+    return sample_shots(rest, shots, seed)
+
+
 def hold_out(examples: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Return what is left for training, and a `fraction` of every label, drawn by `seed`, for testing.
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from tangentlora.data import folders, hub, kshot
+from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection, collect_tables
 from tangentlora.data.examples import Splits
 from tangentlora.data.labelling import Wanted
-from tangentlora.data.sampling import cap, hold_out, sample_shots
+from tangentlora.data.sampling import cap, draw_dev, hold_out, sample_shots
 from tangentlora.data.tables import TABLE_SUFFIXES, read_table
-from tangentlora.data.tasks import TASKS, Task
+from tangentlora.data.tasks import TASKS
 from tangentlora.data.tasks import task as known_task
 from tangentlora.errors import InputError
 
@@ -26,6 +27,7 @@ def load_splits(
     *,
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
+    label_pattern: str | None = None,
     seed: int = 13,
     shots: int | None = None,
     test_limit: int | None = 1000,
@@ -37,7 +39,8 @@ def load_splits(
 
     `source` is tried in this order:
 
-    - `support`: the bundled messages to a help desk, 16 per label to train on (`./support` names a folder);
+    - `support`: the bundled messages to a help desk, 16 per label to train on and no dev set unless `shots`
+      is given (`./support` names a folder);
     - a file that ends in csv, tsv, json, jsonl or parquet;
     - a folder of the published k-shot layout: `TASK/16-13` itself, `TASK`, or what holds the tasks, where
       `task`, `shots` and `seed` choose; the folder's name tells the task;
@@ -45,13 +48,17 @@ def load_splits(
     - a folder of class folders with images or recordings, or of train, validation and test folders of these;
     - a hub id `owner/name` or `owner/name:subset`, at `revision`.
 
-    Without `task`, one is made from the labels found (:func:`tangentlora.data.tasks.infer_task`). Columns are
-    those named here (two text columns for a pair), else the task's, else ones of usual names.
+    Without `task`, one is made from the labels found (:func:`tangentlora.data.infer_task`). Columns are
+    those named here (two text columns for a pair), else the task's, else ones of usual names. For images and
+    recordings in a folder, `label_pattern` reads the label from the file's name instead of its class folder.
 
-    With `shots`, that many training examples per label are drawn by `seed`, and where there is no other test
-    set the remainder is it. Without, a source of one part gives `test_fraction` of every label to the test
-    set. A dev set without a test set becomes the test set. The test set is cut to `test_limit` (None: never)
-    by a seed of its own, 42. Recordings are resampled to `sampling_rate` hertz.
+    A dev set without a test set becomes the test set. With `shots`, that many training examples per label
+    are drawn by `seed`, and as many for the dev set: from the one that is there, at most, else from the
+    remaining training examples. Where there is no test set, all that then remains is it. A label with too
+    few examples for a dev set, and one for testing where that is drawn too, means that there is no dev set.
+    Without `shots`, parts are taken whole, and a source of one part gives `test_fraction` of every label to
+    the test set. The test set is cut to `test_limit` (None: never) by a seed of its own, 42. Recordings are
+    resampled to `sampling_rate` hertz.
 
     Raises InputError, in one sentence with the remedy, for all that cannot be used: what is missing, empty or
     undecodable, ragged rows, labels that are not the task's, fewer examples than shots, one class only.
@@ -64,17 +71,18 @@ def load_splits(
             f"such as {' and '.join(chosen.text_columns)}"
         )
     wanted = Wanted(chosen, texts or None, label_column)
+    train_shots = shots
     path = Path(os.path.expanduser(source))
     name = source
     if source == "support":
         wanted = replace(wanted, task=chosen or TASKS["support"])
         collection = collect_tables({"train": read_table(Path(__file__).with_name("support.csv"))}, wanted)
-        shots = SUPPORT_SHOTS if shots is None else shots
+        train_shots = SUPPORT_SHOTS if shots is None else shots
     elif path.is_file():
         headerless = () if chosen is None else chosen.columns
         collection = collect_tables({"train": read_table(path)}, wanted, headerless)
     elif source and path.is_dir():
-        name, collection = _open_folder(path, wanted, shots, seed, sampling_rate)
+        name, collection = _open_folder(path, wanted, shots, seed, sampling_rate, label_pattern)
     elif hub.is_hub_id(source) and path.suffix.lower() not in TABLE_SUFFIXES:
         collection = hub.open_hub(source, wanted, revision, sampling_rate)
     else:
@@ -82,33 +90,41 @@ def load_splits(
             f"there is no file or folder {source!r}; expected one, `support`, or a hub id owner/name: "
             f"correct the path"
         )
-    return _draw(name, collection, seed, shots, test_limit, test_fraction)
+    return _draw(name, collection, seed, train_shots, shots, test_limit, test_fraction)
 
 
 def _open_folder(
-    path: Path, wanted: Wanted, shots: int | None, seed: int, sampling_rate: int | None
+    path: Path,
+    wanted: Wanted,
+    shots: int | None,
+    seed: int,
+    sampling_rate: int | None,
+    label_pattern: str | None,
 ) -> tuple[str, Collection]:
     setting = kshot.find_setting(path, wanted.task, shots, seed)
     if setting is not None:
         return str(setting), kshot.open_setting(setting, wanted)
     if folders.part_files(path):
         return str(path), folders.open_tables(path, wanted)
-    return str(path), folders.open_media(path, wanted.task, sampling_rate)
+    return str(path), folders.open_media(path, wanted.task, sampling_rate, label_pattern)
 
 
 def _draw(
     source: str,
     collection: Collection,
     seed: int,
-    shots: int | None,
+    train_shots: int | None,
+    dev_shots: int | None,
     test_limit: int | None,
     test_fraction: float,
 ) -> Splits:
     train, dev, test = collection.parts["train"], collection.parts.get("dev"), collection.parts.get("test")
     if test is None:
         dev, test = None, dev
-    if shots is not None:
-        train, rest = sample_shots(train, shots, seed)
+    if train_shots is not None:
+        train, rest = sample_shots(train, train_shots, seed)
+        if dev_shots is not None:
+            dev, rest = draw_dev(dev, rest, dev_shots, seed, spare=1 if test is None else 0)
     elif test is None:
         train, rest = hold_out(train, test_fraction, seed)
     if test is None and len(rest):

@@ -1,112 +1,17 @@
-"""What a classification task asks: labels, label words, a prompt template, a sentence naming each label."""
+"""The tasks known by name: those of the published k-shot collection, and `support`, which is bundled."""
 
 from __future__ import annotations
 
 import difflib
-import re
-import string
-from collections.abc import Iterable
-from dataclasses import dataclass
 
+from tangentlora.data.classification import Task
 from tangentlora.errors import InputError
 
-
-@dataclass(frozen=True)
-class Task:
-    """K labels in the order of the outputs, and the words by which a language model can name them.
-
-    `labels` are the values of the label column, as strings; `label_words` (one per label) fill the mask of a
-    prompt; `prototypes` (one sentence per label) are what a sentence encoder compares an input with.
-    `template` has the fields `{text}` and `{mask}`, and `{text2}` when there are two `text_columns`.
-    `folder` is the task's name in the published k-shot layout, and `columns` names the columns of that
-    layout's files when they have no header (empty: the first row is the header).
-    Raises InputError when words or prototypes do not match the labels, or the template not the texts.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    label_words: tuple[str, ...]
-    template: str
-    prototypes: tuple[str, ...]
-    text_columns: tuple[str, ...] = ("text",)
-    label_column: str = "label"
-    folder: str = ""
-    columns: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(set(self.labels)) != len(self.labels):
-            raise InputError(f"task {self.name} lists a label twice; give every label once")
-        for kind, words in (("label words", self.label_words), ("prototypes", self.prototypes)):
-            if len(words) != len(self.labels):
-                raise InputError(
-                    f"task {self.name} has {len(words)} {kind} and {len(self.labels)} labels; give one each"
-                )
-        if len(self.text_columns) not in (1, 2):
-            raise InputError(
-                f"task {self.name} has {len(self.text_columns)} text columns; give one, or two for a pair"
-            )
-        fields = (field for _, field, _, _ in string.Formatter().parse(self.template))
-        found = sorted(field for field in fields if field is not None)
-        expected = ["mask", "text", "text2"][: 1 + len(self.text_columns)]
-        if found != expected:
-            raise InputError(
-                f"the template {self.template!r} of task {self.name} has the fields {found}; expected "
-                f"each of {expected} once for {len(self.text_columns)} text column(s)"
-            )
-
-
-def task(name: str) -> Task:
-    """Return the known task of that name; case, `-` and `_` do not matter (`SST-2` is `sst2`).
-
-    Raises InputError, with the nearest name and all of them, when there is no such task.
-    """
-    names = {_plain(key): key for key in TASKS}
-    if _plain(name) in names:
-        return TASKS[names[_plain(name)]]
-    near = difflib.get_close_matches(_plain(name), names, n=1)
-    hint = f"did you mean {names[near[0]]}? " if near else ""
-    raise InputError(
-        f"unknown task {name!r}; {hint}the known tasks are {', '.join(TASKS)}; leave the task out to take "
-        f"the labels from the data"
-    )
-
-
-def infer_task(
-    values: Iterable[str],
-    *,
-    name: str = "custom",
-    text_columns: tuple[str, ...] = ("text",),
-    label_column: str = "label",
-) -> Task:
-    """Return a task made from the values of a label column alone.
-
-    The labels are the distinct values, sorted as numbers if all are whole numbers and as text otherwise.
-    Label words are the labels themselves, the template is `{text} It was {mask}.` and the prototypes are
-    `It was <label>.`; a pair of texts gets `{text} {mask}, {text2}`. To word them better, pass the result
-    through `dataclasses.replace`.
-    """
-    distinct = set(values)
-    numeric = all(re.fullmatch(r"-?\d+", value) for value in distinct)
-    labels = tuple(sorted(distinct, key=lambda value: (int(value) if numeric else 0, value)))
-    return Task(
-        name=name,
-        labels=labels,
-        label_words=labels,
-        template="{text} It was {mask}." if len(text_columns) == 1 else "{text} {mask}, {text2}",
-        prototypes=tuple(f"It was {label.replace('_', ' ')}." for label in labels),
-        text_columns=text_columns,
-        label_column=label_column,
-    )
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
-
-
 _IT_WAS = "{text} It was {mask}."
-_PAIR = "{text}? {mask}, {text2}"
-_DUPLICATE = "{text} {mask}, {text2}"
+_PAIR = "{text}? {mask}, {text2:lower_first}"
+_DUPLICATE = "{text} {mask}, {text2:lower_first}"
 _LABEL_TEXT = ("label", "text")  # the published csv files have no header
+_NOT_ENTAILED = (("not entailment",), ())
 
 
 def _sentiment(name: str, folder: str, text_column: str, columns: tuple[str, ...] = ()) -> Task:
@@ -119,6 +24,7 @@ def _sentiment(name: str, folder: str, text_column: str, columns: tuple[str, ...
         text_columns=(text_column,),
         folder=folder,
         columns=columns,
+        synonyms=(("negative", "neg"), ("positive", "pos")),
     )
 
 
@@ -149,6 +55,7 @@ _KNOWN = (
         prototypes=("The sentence does not answer the question.", "The sentence answers the question."),
         text_columns=("question", "sentence"),
         folder="QNLI",
+        synonyms=_NOT_ENTAILED,
     ),
     _sentiment("mr", "mr", "text", _LABEL_TEXT),
     _sentiment("cr", "cr", "text", _LABEL_TEXT),
@@ -161,6 +68,7 @@ _KNOWN = (
         text_columns=("question1", "question2"),
         label_column="is_duplicate",
         folder="QQP",
+        synonyms=(("not_duplicate", "not duplicate"), ("duplicate",)),
     ),
     Task(
         name="subj",
@@ -170,6 +78,7 @@ _KNOWN = (
         prototypes=("This is subjective.", "This is objective."),
         folder="subj",
         columns=_LABEL_TEXT,
+        synonyms=(("subjective",), ("objective",)),
     ),
     _inference("mnli", "MNLI"),
     _inference("snli", "SNLI"),
@@ -181,6 +90,7 @@ _KNOWN = (
         prototypes=("The second does not follow from the first.", "The second follows from the first."),
         text_columns=("sentence1", "sentence2"),
         folder="RTE",
+        synonyms=_NOT_ENTAILED,
     ),
     Task(
         name="mrpc",
@@ -191,6 +101,7 @@ _KNOWN = (
         text_columns=("#1 String", "#2 String"),
         label_column="Quality",
         folder="MRPC",
+        synonyms=(("not_equivalent", "not equivalent"), ("equivalent",)),
     ),
     Task(
         name="sst5",
@@ -200,6 +111,7 @@ _KNOWN = (
         prototypes=("It was terrible.", "It was bad.", "It was okay.", "It was good.", "It was great."),
         folder="sst-5",
         columns=_LABEL_TEXT,
+        synonyms=(("very negative",), ("negative",), ("neutral",), ("positive",), ("very positive",)),
     ),
     Task(
         name="trec",
@@ -214,8 +126,17 @@ _KNOWN = (
             "This asks for a location.",
             "This asks for a number.",
         ),
+        label_column="label_coarse",  # beside the 50 fine ones that hub sets hold as `label`
         folder="trec",
-        columns=_LABEL_TEXT,
+        columns=("label_coarse", "text"),
+        synonyms=(
+            ("DESC", "description and abstract concepts"),
+            ("ENTY", "entities"),
+            ("ABBR", "abbreviation"),
+            ("HUM", "human beings"),
+            ("LOC", "locations"),
+            ("NUM", "numeric values"),
+        ),
     ),
     _sentiment("mpqa", "mpqa", "text", _LABEL_TEXT),
     Task(
@@ -227,6 +148,7 @@ _KNOWN = (
         text_columns=("sentence",),
         folder="CoLA",
         columns=("source", "label", "mark", "sentence"),
+        synonyms=(("unacceptable",), ("acceptable",)),
     ),
     Task(
         name="ag_news",
@@ -241,6 +163,7 @@ _KNOWN = (
         ),
         folder="ag_news",
         columns=("label", "title", "text"),
+        synonyms=(("World",), ("Sports",), ("Business",), ("Sci/Tech",)),
     ),
     Task(
         name="support",
@@ -258,3 +181,23 @@ _KNOWN = (
 
 TASKS: dict[str, Task] = {known.name: known for known in _KNOWN}
 """The paper's six tasks, others of the published k-shot collection, and `support`, which is bundled."""
+
+
+def task(name: str) -> Task:
+    """Return the known task of that name; case, `-` and `_` do not matter (`SST-2` is `sst2`).
+
+    Raises InputError, with the nearest name and all of them, when there is no such task.
+    """
+    names = {_plain(key): key for key in TASKS}
+    if _plain(name) in names:
+        return TASKS[names[_plain(name)]]
+    near = difflib.get_close_matches(_plain(name), names, n=1)
+    hint = f"did you mean {names[near[0]]}? " if near else ""
+    raise InputError(
+        f"unknown task {name!r}; {hint}the known tasks are {', '.join(TASKS)}; leave the task out to take "
+        f"the labels from the data"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

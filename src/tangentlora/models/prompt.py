@@ -25,12 +25,13 @@ class MaskPrompt(Readout):
     """z_k = the logit of the k-th label word at the mask of a prompt: (B,K) from a masked language model.
 
     `template` holds `{text}` and `{mask}` once, and `{text2}` if the examples are pairs: `{text} It was
-    {mask}.`, `{text}? {mask}, {text2}`, `{mask}: {text}`. Texts are stripped of outer spaces; where the
-    template puts punctuation directly after a text, the text's own final `.`, `?` or `!` gives way to it. A
-    space before the mask belongs to the word that the mask stands for, as in the networks' pretraining:
-    label words are single tokens as they appear after a space, so for RoBERTa with the space in them. Long
-    texts, the longest first, are cut to fit `max_length` tokens (or the network's own limit); the rest of
-    the template never is.
+    {mask}.`, `{mask}: {text}`, `{text}? {mask}, {text2:lower_first}`. Texts are stripped of outer spaces;
+    where the template puts punctuation directly after a text, the text's own final `.`, `?` or `!` gives way
+    to it; with `:lower_first` a text that stands inside the sentence begins in lower case. A space before
+    the mask belongs to the word that the mask stands for, as in the networks' pretraining: label words are
+    single tokens as they appear after a space, so for RoBERTa with the space in them. Long texts, the
+    longest first, are cut to fit `max_length` tokens (or the network's own limit); the rest of the template
+    never is.
 
     Raises `InputError` when the template or the words are malformed. Source: the paper's experiments,
     section 5; the prompts are those of Gao, Fisch, Chen 2021 (arXiv:2012.15723).

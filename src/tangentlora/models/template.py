@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,30 +10,43 @@ from typing import final
 
 from tangentlora.errors import InputError
 
-_SENTENCE_END = ".?!"
-_PUNCTUATION = _SENTENCE_END + ",;:"
+_PUNCTUATION = (".", "?", "!", ",", ";", ":")
+_SENTENCE_END = re.compile(r"\s*([?!]+|\.)$")
+_LOWER_FIRST = "lower_first"
 
 
 @final
 @dataclass(frozen=True)
 class Template:
-    """A parsed template: literals and fields in turn, one literal more than fields."""
+    """A parsed template: literals and fields in turn, one literal more than fields.
+
+    `lowered` names the fields whose text begins in lower case, written `{text2:lower_first}`.
+    """
 
     source: str
     literals: tuple[str, ...]
     fields: tuple[str, ...]
+    lowered: frozenset[str]
 
     @classmethod
     def parse(cls, source: str) -> Template:
-        """Parse a template; raise `InputError` unless it holds {mask}, {text} and perhaps {text2}, once."""
-        literals, fields = [""], []
+        """Parse a template.
+
+        Raises `InputError` unless it holds {mask}, {text} and perhaps {text2}, once, and for any other
+        format than `lower_first`, which the mask cannot have.
+        """
+        literals, fields, lowered = [""], [], set()
         try:
             for literal, name, spec, conversion in string.Formatter().parse(source):
                 literals[-1] += literal
                 if name is None:
                     continue
-                if spec or conversion or name not in ("mask", "text", "text2"):
+                if conversion or name not in ("mask", "text", "text2"):
                     raise ValueError(f"unknown field {name!r}")
+                if spec and (name == "mask" or spec != _LOWER_FIRST):
+                    raise ValueError(f"unknown format {spec!r} of the field {name!r}")
+                if spec:
+                    lowered.add(name)
                 if name == "mask":
                     # The space belongs to the word under the mask: byte-level tokens contain it.
                     literals[-1] = literals[-1].rstrip()
@@ -43,9 +57,10 @@ class Template:
         except ValueError as error:
             raise InputError(
                 f"got the template {source!r} ({error}), expected {{mask}} and {{text}} once and {{text2}} "
-                f"at most once; write for example '{{text}} It was {{mask}}.'."
+                f"at most once, the texts as {{text:{_LOWER_FIRST}}} where they begin in lower case; write "
+                f"for example '{{text}} It was {{mask}}.'."
             ) from error
-        return cls(source, tuple(literals), tuple(fields))
+        return cls(source, tuple(literals), tuple(fields), frozenset(lowered))
 
     @property
     def n_texts(self) -> int:
@@ -54,7 +69,8 @@ class Template:
     def fill(self, texts: tuple[str, ...], mask: str, example: int) -> tuple[str, list[tuple[int, int]]]:
         """Return the filled template and the half-open range of characters that each text takes in it.
 
-        Texts lose their outer spaces, and their final punctuation where the template continues with its own.
+        Texts lose their outer spaces, and where the template continues with punctuation of its own, the
+        question and exclamation marks or the full stop at their end; a text of nothing else keeps them.
         """
         if len(texts) != self.n_texts:
             raise InputError(
@@ -68,8 +84,10 @@ class Template:
                 sentence += mask + following
                 continue
             text = by_name[name].strip()
-            if following.startswith(tuple(_PUNCTUATION)):
-                text = text.rstrip(_SENTENCE_END + " ") or text
+            if following.startswith(_PUNCTUATION):
+                text = _SENTENCE_END.sub("", text) or text
+            if name in self.lowered:
+                text = text[:1].lower() + text[1:]
             slots.append((len(sentence), len(sentence) + len(text)))
             sentence += text + following
         return sentence, slots
