@@ -11,14 +11,30 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from tangentlora.errors import InputError
-from tangentlora.options import add_demo, add_doctor, add_fit, add_report, add_verify, settings_of
+from tangentlora.options import (
+    add_demo,
+    add_doctor,
+    add_fit,
+    add_report,
+    add_reproduce,
+    add_verify,
+    given_for,
+    settings_of,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input, told in one line on stderr."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    verbs = {"demo": _demo, "fit": _fit, "verify": _verify, "report": _report, "doctor": _doctor}
+    verbs = {
+        "demo": _demo,
+        "fit": _fit,
+        "verify": _verify,
+        "reproduce": _reproduce,
+        "report": _report,
+        "doctor": _doctor,
+    }
     try:
         result, text, status = verbs[options.verb](options)
     except InputError as error:
@@ -60,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (add_demo, add_fit, add_verify, add_report, add_doctor):
+    for add in (add_demo, add_fit, add_verify, add_reproduce, add_report, add_doctor):
         add(verbs)
     return parser
 
@@ -90,6 +106,33 @@ def _verify(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     result = verify(options.folder, options.store)
     failed = not result.valid or (options.strict and not result.certified)
     return asdict(result), result.sentence(), 1 if failed else 0
+
+
+def _reproduce(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    from tangentlora.studies.study import Grid, load_study, plan, study_names
+
+    if options.list:
+        studies = [load_study(name) for name in study_names()]
+        titles = {study.name: study.title for study in studies}
+        width = max(map(len, titles))
+        return {"studies": titles}, "\n".join(f"{n:<{width}}  {t}" for n, t in titles.items()), 0
+    if options.study is None:
+        raise InputError(
+            f"got no study, expected one of {', '.join(study_names())} or a YAML file: name one, or see "
+            "tangentlora reproduce --list"
+        )
+    from tangentlora.studies.settings import Settings
+
+    study = load_study(options.study)
+    folder = options.output_dir or Path("runs", study.name)
+    settings = {"tangent_dir": folder / "tangents"} | given_for(Settings, options)
+    planned = plan(study, options.size, settings, given_for(Grid, options))
+    from tangentlora.report.study import study_summary, write_study_figures
+    from tangentlora.studies.grid import run_study
+
+    results = run_study(planned, folder, progress=not options.quiet, tensorboard=options.tensorboard)
+    write_study_figures(folder)
+    return results, f"{study_summary(folder)}\n\nResults and figures: {folder}", 0
 
 
 def _report(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:

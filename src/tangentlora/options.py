@@ -38,14 +38,8 @@ def add_fit(verbs: Any) -> None:
     group.add_argument(
         "--weight-decay", type=float, help="w of the penalty w/2 (‖A‖² + ‖B‖²), instead of --lam"
     )
-    group.add_argument("--epochs", type=int, help="most passes over the examples (default: 1000)")
-    group.add_argument(
-        "--learning-rate", type=float, help="default: chosen from the curvature, and halved as needed"
-    )
-    group.add_argument("--momentum", type=float, help="of sgd (default: 0.9; the paper's is 0)")
-    group.add_argument("--minibatch-size", type=int, help="examples per step, in order (default: all)")
+    _descent(group)
     group.add_argument("--freeze-a", action="store_true", default=None, help="train B alone")
-    group.add_argument("--perturbation", type=float, help="‖Π‖₂ of the random perturbation (default: 0)")
     parser.add_argument("--strict", action="store_true", help="exit 1 unless the answer is certified")
 
 
@@ -57,6 +51,48 @@ def add_verify(verbs: Any) -> None:
     parser.add_argument("folder", type=Path, help="the run folder")
     parser.add_argument("--store", type=Path, help="the folder of the tangent, if it has moved")
     parser.add_argument("--strict", action="store_true", help="exit 1 also when the answer is not certified")
+
+
+def add_reproduce(verbs: Any) -> None:
+    """Add `reproduce`: a whole study, the paper's or the user's own."""
+    parser = _verb(verbs, "reproduce", "run a study: tasks × seeds × ranks, with certificates and figures")
+    parser.add_argument("study", nargs="?", help="sst2, nlp, beans, …, or a YAML file of your own")
+    parser.add_argument("--list", action="store_true", help="list the studies and end")
+    parser.add_argument(
+        "--size", default="full", help="full (default), or another size of the study, such as ci"
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, help="where results go and are found again (default: runs/STUDY)"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write scalars while training")
+    group = parser.add_argument_group("grid", "What the study says, unless given here.")
+    group.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="of examples and initial factors")
+    group.add_argument("--ranks", nargs="+", type=int, metavar="RANK", help="LoRA ranks")
+    group.add_argument(
+        "--side-ranks", nargs="+", type=int, metavar="RANK", help="of published, frozen-a and perturbed"
+    )
+    group.add_argument("--lams", nargs="+", type=float, metavar="LAM", help="each λ at which all is run")
+    group.add_argument(
+        "--dev-lams", nargs="*", type=float, metavar="LAM", help="more λ for the choice by dev set"
+    )
+    group.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="VARIANT",
+        help="certified, lora, full, published, frozen-a, perturbed, or the baselines zero-shot, "
+        "logistic-regression, peft-lora",
+    )
+    group.add_argument(
+        "--real", nargs="*", metavar="VARIANT", help="those whose real network is evaluated as well"
+    )
+    group.add_argument("--within", type=float, help="distance to the optimum that counts as arrived")
+    _network(parser)
+    _data(parser)
+    _readout(parser)
+    solver = parser.add_argument_group("solver")
+    solver.add_argument("--solver", choices=("sgd", "adamw", "lbfgs"), help="of LoRA")
+    _descent(solver)
+    _rest(parser)
 
 
 def add_report(verbs: Any) -> None:
@@ -73,17 +109,10 @@ def add_doctor(verbs: Any) -> None:
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Return the settings that the options name; what is not given keeps the default of `Settings`."""
-    from dataclasses import fields
-
     from tangentlora.studies.settings import Settings
 
     given = {key: value for key, value in vars(options).items() if value is not None}
-    known = {field.name for field in fields(Settings)}
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in given.items()
-        if key in known
-    }
+    values = given_for(Settings, options)
     decay, alpha = given.get("weight_decay"), given.get("lora_alpha")
     if decay is not None:
         if "lam" in given:
@@ -106,6 +135,22 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**values)
 
 
+def given_for(kind: type, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given and are fields of a dataclass, lists as tuples."""
+    from dataclasses import fields
+
+    known = {field.name for field in fields(kind)}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in vars(options).items()
+        if value is not None and key in known
+    }
+
+
+def _learning_rate(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def _verb(verbs: Any, name: str, sentence: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=sentence, description=sentence[0].upper() + sentence[1:] + "."
@@ -122,6 +167,29 @@ def _output(parser: argparse.ArgumentParser, folder: str) -> None:
 
 
 def _problem(parser: argparse.ArgumentParser) -> None:
+    _network(parser)
+    _data(parser).add_argument(
+        "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
+    )
+    _readout(parser)
+    parser.add_argument("--lam", type=float, help="λ of the nuclear norm (default: 0.1)")
+    parser.add_argument("--seed", type=int, help="of everything random in solvers and heads (default: 0)")
+    _rest(parser)
+
+
+def _descent(group: Any) -> None:
+    group.add_argument("--epochs", type=int, help="most passes over the examples (default: 1000)")
+    group.add_argument(
+        "--learning-rate",
+        type=_learning_rate,
+        help="of the mean loss (default: auto, chosen from the curvature and halved as needed)",
+    )
+    group.add_argument("--momentum", type=float, help="of sgd (default: 0.9; the paper's is 0)")
+    group.add_argument("--minibatch-size", type=int, help="examples per step, in order (default: all)")
+    group.add_argument("--perturbation", type=float, help="‖Π‖₂ of the random perturbation (default: 0)")
+
+
+def _network(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("network")
     model.add_argument("--model", help="hub id, folder, or minilm: the packaged weights (default: minilm)")
     model.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -132,6 +200,9 @@ def _problem(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--layers", help="last (default), all, or indices such as 0,5")
     model.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
+
+
+def _data(parser: argparse.ArgumentParser) -> Any:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", help="support (bundled, default), a file, a folder (k-shot, images, sounds) or a hub id"
@@ -139,12 +210,20 @@ def _problem(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--task", help="sst2, mr, cr, subj, qnli, qqp, … (default: told by the data)")
     data.add_argument("--text-column", help="where the data has unusual names")
     data.add_argument("--label-column", help="where the data has unusual names")
-    data.add_argument("--shots", type=int, help="training examples per label to draw")
-    data.add_argument("--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)")
+    data.add_argument(
+        "--shots", type=int, help="training examples per label to draw, and as many for the dev set"
+    )
     data.add_argument("--test-limit", type=int, help="most held-out examples (default: 1000)")
+    return data
+
+
+def _readout(parser: argparse.ArgumentParser) -> None:
     readout = parser.add_argument_group("readout")
     readout.add_argument("--readout", choices=("auto", "prompt", "prototypes", "head"), help="default: auto")
-    readout.add_argument("--template", help="of the prompt, such as '{text} It was {mask}.'")
+    readout.add_argument(
+        "--template",
+        help="of the prompt: '{text} It was {mask}.', or '{text}? {mask}, {text2:lower_first}' for a pair",
+    )
     readout.add_argument("--label-words", nargs="+", metavar="WORD", help="one per label, for the prompt")
     readout.add_argument(
         "--prototypes", nargs="+", metavar="SENTENCE", help="one per label, for a sentence encoder"
@@ -153,8 +232,9 @@ def _problem(parser: argparse.ArgumentParser) -> None:
         "--head-init", choices=("probe", "checkpoint", "random"), help="of a head (default: probe)"
     )
     readout.add_argument("--max-length", type=int, help="tokens per text (default: 128)")
-    parser.add_argument("--lam", type=float, help="λ of the nuclear norm (default: 0.1)")
-    parser.add_argument("--seed", type=int, help="of everything random in solvers and heads (default: 0)")
+
+
+def _rest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, help="gap ≤ tolerance·max(1, P) is certified (default: 1e-6)"
     )

@@ -136,6 +136,32 @@ def test_everything_becomes_double_precision() -> None:
     assert short.objective(short.zero()) == classes.objective(classes.zero())
 
 
+@pytest.mark.parametrize("name", ["cross_entropy, two classes", "squared, three layers"])
+def test_another_lam_changes_the_penalty_and_computes_nothing_else_again(name: str) -> None:
+    problem = known_problem(name)
+    other = problem.with_lam(0.3)
+    fresh = replace(problem, lam=0.3)
+    factors = random_factors(problem.jacobian)
+    assert other.lam == 0.3
+    assert other.objective(factors) == fresh.objective(factors)
+    assert other.gap(factors) == fresh.gap(factors)
+    third = other.with_lam(0.7)
+    inner, span = third.reduced
+    for form in (problem, other, third):
+        assert form.reduced[1] is span
+        assert form.reduced[0].lam == form.contrasted.lam == form.lam
+        assert form.kernel_eigenvalues is problem.kernel_eigenvalues
+        assert form.contrasted.contrasted is form.contrasted
+        for layer, rows in form.reduced[0].jacobian.layers.items():
+            assert rows.g.data_ptr() == inner.jacobian.layers[layer].g.data_ptr()
+    assert other.reduced[0].kernel_eigenvalues is inner.kernel_eigenvalues
+    inside = random_factors(inner.jacobian)
+    assert third.reduced[0].gap(inside) == replace(problem, lam=0.7).reduced[0].gap(inside)
+    torch.testing.assert_close(replace(other, f0=2 * other.f0).contrasted.f0, 2 * problem.contrasted.f0)
+    with pytest.raises(InputError, match="got λ = -1, expected a number of at least 0"):
+        problem.with_lam(-1)
+
+
 def test_bad_input_is_refused() -> None:
     problem = known_problem("cross_entropy, one layer")
     for lam in (-1e-9, math.nan, math.inf):

@@ -9,11 +9,12 @@ import torch
 
 from known_problems import KNOWN, known_optimum, known_problem, largest_lam, rescaled, solve_by_cvxpy
 from random_problems import random_problem
+from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import product_singular_values
 from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.solution import Solution, Status
+from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.tangent.jacobian import Jacobian, LayerRows
 
 LOSSES = {"cross_entropy": 3, "logistic": 1, "squared": 2}
@@ -204,7 +205,8 @@ def test_the_monitor_sees_the_factors_of_the_problem_as_given_each_round() -> No
     problem = posed("squared", 0.05, shapes=((60, 3), (4, 70)))
     seen: list[float] = []
 
-    def monitor(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+    def monitor(record: Record, factors: Factors) -> dict[str, float]:
+        assert record.objective == pytest.approx(problem.factored_objective(factors), rel=1e-9)
         seen.append(problem.objective(factors))
         return {"accuracy": float(len(seen))}
 

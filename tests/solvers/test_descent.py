@@ -15,7 +15,7 @@ from tangentlora.problem.objective import Problem
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.factored import FactoredObjective, perturbation
-from tangentlora.solvers.solution import Solution, Status
+from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.theory.certificate import certify
 
 
@@ -23,7 +23,8 @@ def recorded(problem: Problem, solver: Descent) -> tuple[Solution, list[Factors]
     """Run the solver and keep the factors of every logged epoch."""
     seen: list[Factors] = []
 
-    def monitor(factors: Factors) -> dict[str, float]:
+    def monitor(record: Record, factors: Factors) -> dict[str, float]:
+        assert record.measures == {}
         seen.append({name: (u.clone(), v.clone()) for name, (u, v) in factors.items()})
         return {"epochs_seen": float(len(seen))}
 
@@ -283,6 +284,37 @@ def test_minibatches_do_not_mix_up_the_examples_left_over() -> None:
         Descent(rank=2, epochs=5, batch_size=100, learning_rate=0.01).solve(problem).factors,
         whole.solve(problem).factors,
     )
+
+
+def test_the_published_loop_trains_without_a_penalty_and_logs_it() -> None:
+    problem = random_problem(1, lam=0.1)
+    settings: dict[str, Any] = {"rank": 2, "epochs": 40, "tolerance": 1e-14}
+    for more in ({}, {"learning_rate": 0.05, "momentum": 0.0, "batch_size": 3}):
+        published = Descent(published=True, **settings, **more).solve(problem)
+        plain, seen = recorded(problem.with_lam(0.0), Descent(**settings, **more))
+        assert_same(published.factors, plain.factors)
+        assert published.problem is problem
+        for record, factors in zip(published.history, seen, strict=True):
+            assert record.objective == pytest.approx(problem.factored_objective(factors), rel=1e-12)
+            assert record.gap == pytest.approx(problem.gap(factors), rel=1e-9)
+        assert published.history[-1].objective > plain.history[-1].objective + 1e-3
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_trace_is_the_objective_at_the_start_of_every_epoch(published: bool) -> None:
+    problem = random_problem(1, lam=0.1)
+    solution = Descent(rank=2, epochs=30, learning_rate=0.03, published=published).solve(problem)
+    assert [epoch for epoch, _ in solution.trace] == list(range(31))
+    traced = dict(solution.trace)
+    for record in solution.history:
+        assert traced[record.epoch] == pytest.approx(record.objective, rel=1e-12)
+
+
+def test_the_trace_leaves_out_what_was_taken_back() -> None:
+    solution = Descent(rank=2, learning_rate=1e5, epochs=300).solve(random_problem(0))
+    assert solution.status is Status.DIVERGED
+    assert [epoch for epoch, _ in solution.trace] == list(range(solution.history[-1].epoch + 1))
+    assert solution.trace[-1][1] == pytest.approx(solution.history[-1].objective, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tangentlora.problem.spectral import shrink
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
-from tangentlora.solvers.solution import Solver, Status
+from tangentlora.solvers.solution import Record, Solver, Status
 from tangentlora.tangent.jacobian import Jacobian, LayerRows
 from tangentlora.theory.certificate import certify
 
@@ -64,7 +64,7 @@ def test_the_first_step_is_the_dense_proximal_step() -> None:
     problem = random_problem(3, "squared", 0.3)
     seen: list[Factors] = []
 
-    def monitor(factors: Factors) -> dict[str, float]:
+    def monitor(_: Record, factors: Factors) -> dict[str, float]:
         seen.append(factors)
         return {}
 
@@ -83,12 +83,19 @@ def test_the_first_step_is_the_dense_proximal_step() -> None:
 def test_the_history_bounds_the_optimum_from_both_sides() -> None:
     problem = random_problem(0, lam=0.02)
     optimum = Certified().solve(problem).objective
-    solution = Proximal(epochs=50).solve(problem, lambda factors: {"P": problem.objective(factors)})
+    solution = Proximal(epochs=50).solve(problem, lambda _, factors: {"P": problem.objective(factors)})
     assert solution.history[0].epoch == 0
     assert solution.history[-1].epoch == solution.epochs
     for record in solution.history:
         assert record.objective - record.gap <= optimum + 1e-12 <= record.objective + 2e-12
         assert record.measures["P"] == pytest.approx(record.objective, rel=1e-9)
+
+
+def test_the_trace_is_the_objective_of_every_iteration() -> None:
+    solution = Proximal(epochs=12, tolerance=1e-12).solve(random_problem(1, lam=0.02))
+    assert [epoch for epoch, _ in solution.trace] == list(range(13))
+    objectives = dict(solution.trace)
+    assert all(record.objective == objectives[record.epoch] for record in solution.history)
 
 
 def test_the_epochs_are_kept_to_and_reported() -> None:

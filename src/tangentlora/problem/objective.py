@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -37,6 +37,7 @@ class Problem:
     y: Shaped[Tensor, "N ..."]
     loss: Loss
     lam: float
+    _origin: Problem | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lam) and self.lam >= 0):
@@ -60,6 +61,15 @@ class Problem:
                 "weights and remove the examples that overflow"
             )
         self.loss.check_labels(self.y, *self.f0.shape)
+
+    def with_lam(self, lam: float) -> Problem:
+        """Return the problem of the same data at another λ; the two share all that does not depend on it.
+
+        Raises InputError for λ < 0 or not finite.
+        """
+        other = replace(self, lam=lam)
+        object.__setattr__(other, "_origin", self if self._origin is None else self._origin)
+        return other
 
     def outputs(self, factors: Factors) -> Float[Tensor, "N K"]:
         """Return z = f0 + J(uvᵀ), (N,K)."""
@@ -93,8 +103,7 @@ class Problem:
 
     def dual_value(self, a: Float[Tensor, "N K"]) -> float:
         """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖Σ_ik a_ik J_ik,t‖₂)."""
-        # a layer without rows has an empty M in span coordinates: no singular values
-        norm = max(float(torch.linalg.svdvals(M)[:1].sum()) for M in self.jacobian.adjoint(a).values())
+        norm = max(_spectral_norm(M) for M in self.jacobian.adjoint(a).values())
         s = 1.0 if norm <= self.lam else self.lam / norm
         conjugate = self.loss.conjugate(len(a) * s * a, self.y).mean()
         return float(s * (a * self.f0).sum() - conjugate)
@@ -105,6 +114,8 @@ class Problem:
         C = self.loss.contrasts(self.jacobian.n_outputs)
         if C is None:
             return self
+        if self._origin is not None:
+            return self._origin.contrasted.with_lam(self.lam)
         C = C.to(self.f0)
         jacobian = self.jacobian.combine_outputs(C)
         return Problem(jacobian, self.f0 @ C.T, self.y, Contrasted(self.loss, C), self.lam)
@@ -112,6 +123,9 @@ class Problem:
     @cached_property
     def reduced(self) -> tuple[Problem, Span]:
         """The contrasted problem in coordinates of the Jacobian's span, and the span to lift answers back."""
+        if self._origin is not None:
+            inner, span = self._origin.reduced
+            return inner.with_lam(self.lam), span
         jacobian, span = restrict(self.contrasted.jacobian)
         inner = self.contrasted
         return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
@@ -119,6 +133,8 @@ class Problem:
     @cached_property
     def kernel_eigenvalues(self) -> Float[Tensor, " c"]:
         """The eigenvalues of the contrasted tangent kernel J Jᵀ, smallest first."""
+        if self._origin is not None:
+            return self._origin.kernel_eigenvalues
         values: Tensor = torch.linalg.eigvalsh(self.contrasted.jacobian.gram())
         return values
 
@@ -146,6 +162,13 @@ class Problem:
 def nuclear_norm(factors: Factors) -> float:
     """Return Σ_t ‖u_t v_tᵀ‖_*."""
     return sum(float(product_singular_values(u, v).sum()) for u, v in factors.values())
+
+
+def _spectral_norm(matrix: Float[Tensor, "m n"]) -> float:
+    """Return ‖M‖₂ from the smaller Gram matrix: exact to rounding and cheaper than singular values."""
+    thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    # a layer without rows has an empty M in span coordinates
+    return float(torch.linalg.eigvalsh(thin @ thin.T)[-1:].clamp(min=0).sum()) ** 0.5
 
 
 def _finite(f0: Tensor, jacobian: Jacobian) -> bool:

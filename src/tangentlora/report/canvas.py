@@ -160,19 +160,22 @@ def log_ticks(ax: Axes, low: float, high: float) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: power(round(np.log10(y))) if wide else f"{y:g}"))
 
 
-def epoch_ticks(ax: Axes, epochs: Sequence[int]) -> None:
-    """Give the x axis its scale: logarithmic after the first logged epoch where the epochs span decades."""
+def epoch_ticks(ax: Axes, epochs: Sequence[int], *, narrow: bool = False) -> None:
+    """Give the x axis its scale: logarithmic after the first logged epoch where the epochs span decades.
+
+    A narrow panel has room for fewer labels.
+    """
     from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     positive = [epoch for epoch in epochs if epoch > 0]
     last = max(positive, default=1)
     if last < 50 * min(positive, default=1):
-        ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 7, integer=True))
         ax.set_xlim(-0.015 * last, 1.015 * last)
         return
     first = min(positive)
     ax.set_xscale("symlog", linthresh=first, linscale=0.4)
-    factors = (1, 2, 5) if last < 500 * first else (1,)
+    factors = (1, 2, 5) if last < 500 * first and not narrow else (1,)
     ticks = [f * 10**k for k in range(9) for f in factors if first <= f * 10**k <= last]
     ax.xaxis.set_major_locator(FixedLocator([0, *ticks]))
     ax.xaxis.set_minor_locator(NullLocator())

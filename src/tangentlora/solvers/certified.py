@@ -18,7 +18,7 @@ from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
 from tangentlora.progress import bar
 from tangentlora.solvers.newton import newton
-from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
+from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
 
 
@@ -50,8 +50,7 @@ class Certified(Solver):
         with bar(self.max_rounds, "certifying", "round", progress) as shown:
             while True:
                 objective, gap = inner.factored_objective(factors), inner.gap(factors)
-                measures = {} if monitor is None else monitor(span.lift(factors))
-                history.append(Record(products, objective, gap, measures))
+                history.append(measured(Record(products, objective, gap), span.lift(factors), monitor))
                 risen = not objective < best
                 if gap <= goal * max(1.0, objective) or (risen and stalled) or len(history) > self.max_rounds:
                     break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
-from tangentlora.problem.objective import Problem
+from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.progress import bar
 from tangentlora.solvers.factored import Evaluation, FactoredObjective, perturbation
 from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
-from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
+from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.tangent.span import Span, whole, widen
 
 # A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a
 # given one counts as growing without bound
@@ -45,8 +46,9 @@ class Descent(Solver):
     for AdamW; 1 with a line search for L-BFGS. The examples are taken in their order, in minibatches of
     `batch_size`. `method="adamw"` keeps the penalty in the objective, since decoupled decay is a
     different penalty. `freeze_a` trains u alone. `perturbation` ε adds Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ with random
-    Π_t ⪰ 0, ‖Π_t‖₂ = ε. The run ends early once the gap is within `tolerance` or nothing moves; L-BFGS
-    counts the passes of its line search as epochs.
+    Π_t ⪰ 0, ‖Π_t‖₂ = ε. `published` imitates the authors' loop, in which weight decay has no effect: the
+    steps see λ = 0, and F and its gap are logged with the problem's λ. The run ends early once the gap is
+    within `tolerance` or nothing moves; L-BFGS counts the passes of its line search as epochs.
     """
 
     rank: int = 8
@@ -57,6 +59,7 @@ class Descent(Solver):
     batch_size: int | None = None
     freeze_a: bool = False
     perturbation: float = 0.0
+    published: bool = False
     seed: int = 0
     tolerance: float = 1e-6
 
@@ -90,30 +93,35 @@ class Descent(Solver):
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
         """Return the trained factors; raises InputError as `check` does."""
         self.check(problem)
-        inner = problem.contrasted
-        factors = self._start(inner)
+        trained = problem.with_lam(0.0) if self.published else problem
+        unseen = problem.lam - trained.lam  # the part of λ that is logged and does not act
+        start = self._start(problem)
+        inner, span = self._coordinates(trained, start)
+        factors = _copy(span.lower(start))
         noise = perturbation(inner.jacobian.shapes, self.perturbation, self.seed, inner.f0)
-        whole = FactoredObjective(inner, noise)
+        complete = FactoredObjective(inner, noise)
         batches = [FactoredObjective(part, noise) for part in _batches(inner, self.batch_size)]
         step = StepSize(
-            self._optimizer(factors, inner), adaptive=self.learning_rate is None and self.method == "sgd"
+            self._optimizer(factors, trained), adaptive=self.learning_rate is None and self.method == "sgd"
         )
-        value = whole.evaluate(factors).value
+        value = complete.evaluate(factors).value
         limit = (_TOO_FAR if step.adaptive else _UNBOUNDED) * max(1.0, value)
         kept = _copy(factors)
         count: Counter[str] = Counter()
         history: list[Record] = []
+        trace: list[tuple[int, float]] = []
         status = Status.EPOCHS_SPENT
         waiting = sorted(log_epochs(self.epochs), reverse=True)
         with bar(self.epochs, f"rank {self.rank}", "epoch", progress) as shown:
             while True:
                 epoch = count["examples"] // problem.jacobian.n_examples
                 shown.update(min(epoch, self.epochs) - shown.n)
-                now = whole.evaluate(factors) if epoch >= waiting[-1] else None
+                now = complete.evaluate(factors) if epoch >= waiting[-1] else None
                 if not (value if now is None else now.value) <= limit:  # a NaN is not within it either
                     for name, pair in factors.items():
                         for w, earlier in zip(pair, kept[name], strict=True):
                             w.copy_(earlier)
+                    trace = [point for point in trace if point[0] <= history[-1].epoch]
                     if not step.retreat():
                         status = Status.DIVERGED
                         break
@@ -122,14 +130,19 @@ class Descent(Solver):
                 elif now is not None:
                     kept = _copy(factors)
                     waiting = [later for later in waiting if later > epoch]
-                    gap = inner.gap(factors)
-                    history.append(Record(epoch, now.value, gap, {} if monitor is None else monitor(kept)))
-                    status = self._verdict(now, gap, factors, epoch)
+                    squares = half_squares(factors)
+                    objective = now.value + unseen * squares
+                    gap = now.loss + problem.lam * squares - problem.reduced[0].dual_value(now.a)
+                    history.append(measured(Record(epoch, objective, gap), span.lift(kept), monitor))
+                    status = self._verdict(history[-1], now, factors)
                     if status is not Status.EPOCHS_SPENT or not waiting:
+                        trace.append((epoch, objective))
                         break
+                penalty = unseen * half_squares(factors) if self.published else 0.0
                 value = self._pass(batches, factors, step.optimizer, count)
+                trace.append((epoch, value + penalty))
                 step.observe(value)
-        return Solution(problem, kept, status, tuple(history), epoch)
+        return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace))
 
     def _start(self, problem: Problem) -> Factors:
         generator = torch.Generator().manual_seed(self.seed)
@@ -139,6 +152,18 @@ class Descent(Solver):
             v = v / (math.sqrt(self.rank) * n)
             factors[name] = (problem.f0.new_zeros(m, self.rank), v.to(problem.f0.device))
         return factors
+
+    def _coordinates(self, problem: Problem, start: Factors) -> tuple[Problem, Span]:
+        """Return the problem to train in, and the span that lifts its factors back.
+
+        Gradient descent and L-BFGS take the same steps in every orthonormal basis, so they train in that of the
+        Jacobian and the start. Adam's steps depend on the basis, and Π fills the space: both stay outside.
+        """
+        if self.method == "adamw" or self.perturbation:
+            return problem.contrasted, whole(problem.jacobian)
+        reduced, span = problem.reduced
+        jacobian, span = widen(reduced.jacobian, span, {name: v for name, (_, v) in start.items()})
+        return replace(reduced, jacobian=jacobian), span
 
     def _optimizer(self, factors: Factors, problem: Problem) -> torch.optim.Optimizer:
         moving: list[Tensor] = [w for pair in factors.values() for w in (pair[:1] if self.freeze_a else pair)]
@@ -156,7 +181,7 @@ class Descent(Solver):
                 tolerance_grad=0.0,
                 tolerance_change=0.0,
             )
-        return torch.optim.SGD(moving, lr=rate or 1 / _curvature(problem), momentum=self.momentum)
+        return torch.optim.SGD(moving, lr=rate or 1 / _curvature(problem.reduced[0]), momentum=self.momentum)
 
     def _pass(
         self,
@@ -173,12 +198,12 @@ class Descent(Solver):
             total += value / scale * len(batch.problem.f0) / n
         return total
 
-    def _verdict(self, now: Evaluation, gap: float, factors: Factors, epoch: int) -> Status:
+    def _verdict(self, record: Record, now: Evaluation, factors: Factors) -> Status:
         """Say whether the run is over, and how; EPOCHS_SPENT where it is not."""
-        if gap <= self.tolerance * max(1.0, now.value):
+        if record.gap <= self.tolerance * max(1.0, record.objective):
             return Status.GLOBAL_OPTIMUM
         size = math.sqrt(sum(float(w.square().sum()) for pair in factors.values() for w in pair))
-        if epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):
+        if record.epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):
             return Status.STATIONARY
         return Status.EPOCHS_SPENT
 

@@ -17,9 +17,11 @@ from tangentlora.problem.objective import Problem, half_squares
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The value of the factored objective and its gradient with respect to (u_t, v_t)."""
+    """The factored objective, L̂ and the dual point a = ∇_z L̂ alone, and the gradient in (u_t, v_t)."""
 
     value: float
+    loss: float
+    a: Float[Tensor, "N K"]
     gradient: Factors
 
     def gradient_norm(self, u_only: bool = False) -> float:
@@ -43,8 +45,9 @@ class FactoredObjective:
         problem = self.problem
         point = problem.jacobian.at(factors)
         z = problem.f0 + point.forward()
-        value = problem.empirical_loss(z) + problem.lam * half_squares(factors)
-        pairs = point.adjoint(problem.dual_point(z))
+        loss, a = problem.empirical_loss(z), problem.dual_point(z)
+        value = loss + problem.lam * half_squares(factors)
+        pairs = point.adjoint(a)
         gradient = {
             name: (pairs[name][0] + problem.lam * u, pairs[name][1] + problem.lam * v)
             for name, (u, v) in factors.items()
@@ -56,7 +59,7 @@ class FactoredObjective:
             value += float((stacked * pulled).sum())
             gu, gv = gradient[name]
             gradient[name] = (gu + 2 * pulled[: len(u)], gv + 2 * pulled[len(u) :])
-        return Evaluation(value, gradient)
+        return Evaluation(value, loss, a, gradient)
 
     def closure(self, factors: Factors, scale: float, count: Counter[str]) -> Callable[[], float]:
         """Return what torch.optim calls: it sets every factor's `.grad` and returns F, both times `scale`.

@@ -28,12 +28,10 @@ def shrink_products(
     round sees can be missed; only a certificate says that none was.
     Source: Halko, Martinsson, Tropp 2011, algorithm 4.4.
     """
-    n, extra = len(guess), _SPARE
-    image = right(guess)
+    n, extra, held = len(guess), _SPARE, guess.shape[1]
+    image = right(torch.cat([guess, _random(n, extra, generator).to(guess)], dim=1))
     while True:
-        held = image.shape[1]
-        spare = torch.randn(n, extra, generator=generator, dtype=torch.float64).to(guess)
-        basis = torch.linalg.qr(torch.cat([image, right(spare)], dim=1)).Q
+        basis = torch.linalg.qr(image).Q
         v, sigma, wt = torch.linalg.svd(left(basis), full_matrices=False)
         u = basis @ wt.T
         rank = int((sigma > threshold).sum())
@@ -46,4 +44,9 @@ def shrink_products(
         if everything or (rank + _SPARE <= held and found and below):
             root = (sigma[:rank] - threshold).sqrt()
             return u[:, :rank] * root, v[:, :rank] * root, v[:, : rank + _SPARE]
-        extra *= 2
+        held, extra = len(sigma), 2 * extra
+        image = torch.cat([image, right(_random(n, extra, generator).to(guess))], dim=1)
+
+
+def _random(n: int, columns: int, generator: torch.Generator) -> Float[Tensor, "n b"]:
+    return torch.randn(n, columns, generator=generator, dtype=torch.float64)

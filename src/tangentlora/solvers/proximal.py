@@ -17,11 +17,12 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
-from tangentlora.problem.objective import Problem
+from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
-from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status
+from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
+from tangentlora.tangent.jacobian import product
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ class Proximal(Solver):
         bound = inner.loss.smoothness * largest / len(inner.f0)
         state = _State(zero, zero, outputs, outputs, guess, 1.0, bound / 16)
         history: list[Record] = []
+        trace: list[tuple[int, float]] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0
         with bar(self.epochs, "full", "epoch", progress) as shown:
             while True:
+                objective = inner.empirical_loss(inner.f0 + state.z) + inner.lam * half_squares(state.delta)
+                trace.append((epoch, objective))
                 if epoch in logged:
-                    objective, gap = inner.factored_objective(state.delta), inner.gap(state.delta)
-                    measures = {} if monitor is None else monitor(span.lift(state.delta))
-                    history.append(Record(epoch, objective, gap, measures))
+                    gap = inner.gap(state.delta)
+                    history.append(measured(Record(epoch, objective, gap), span.lift(state.delta), monitor))
                     if gap <= self.tolerance * max(1.0, objective):
                         status = Status.GLOBAL_OPTIMUM
                         break
@@ -76,7 +79,7 @@ class Proximal(Solver):
                 state = _iterate(inner, state, bound, generator)
                 epoch += 1
                 shown.update()
-        return Solution(problem, span.lift(state.delta), status, tuple(history), epoch)
+        return Solution(problem, span.lift(state.delta), status, tuple(history), epoch, tuple(trace))
 
 
 def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Generator) -> _State:
@@ -84,10 +87,11 @@ def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Gen
     beta = (state.clock - 1) / clock
     z_ahead = state.z + beta * (state.z - state.z_before)
     a = problem.dual_point(problem.f0 + z_ahead)
+    weighted = {name: rows.weighted(a) for name, rows in problem.jacobian.layers.items()}
     value = problem.empirical_loss(problem.f0 + z_ahead)
     smooth = min(0.9 * state.smooth, bound)
     while True:
-        fresh, guess = _step(problem, state, beta, a, smooth, generator)
+        fresh, guess = _step(problem, state, beta, weighted, smooth, generator)
         z = problem.jacobian.at(fresh).forward()
         loss = problem.empirical_loss(problem.f0 + z)
         # ⟨∇L̂(Y), δ⁺ − Y⟩ needs no matrices: it is ⟨a, z⁺ − z_Y⟩
@@ -118,18 +122,24 @@ def _ahead(state: _State, name: str, beta: float) -> tuple[Tensor, Tensor]:
 
 
 def _step(
-    problem: Problem, state: _State, beta: float, a: Tensor, smooth: float, generator: torch.Generator
+    problem: Problem,
+    state: _State,
+    beta: float,
+    weighted: dict[str, Tensor],
+    smooth: float,
+    generator: torch.Generator,
 ) -> tuple[Factors, dict[str, Tensor]]:
+    """Return δ⁺ = prox(Y − ∇L̂(Y)/L) and its right singular vectors, for ∇_t L̂(Y) = Σ_ρ ĝ_ρ x_ρᵀ."""
     fresh, guess = {}, {}
     for name, rows in problem.jacobian.layers.items():
         u, v = _ahead(state, name, beta)
-        weighted, x = rows.weighted(a) / smooth, rows.x
+        g, x = weighted[name], rows.x
 
-        def right(V: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = weighted, x: Tensor = x) -> Tensor:
-            return u @ (v.T @ V) - g.T @ (x @ V)
+        def right(V: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = g, x: Tensor = x) -> Tensor:
+            return product(u, v.T @ V).sub_(product(g.T, product(x, V)), alpha=1 / smooth)
 
-        def left(U: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = weighted, x: Tensor = x) -> Tensor:
-            return v @ (u.T @ U) - x.T @ (g @ U)
+        def left(U: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = g, x: Tensor = x) -> Tensor:
+            return product(v, u.T @ U).sub_(product(x.T, product(g, U)), alpha=1 / smooth)
 
         *pair, guess[name] = shrink_products(right, left, state.guess[name], problem.lam / smooth, generator)
         fresh[name] = (pair[0], pair[1])

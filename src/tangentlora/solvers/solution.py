@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, ranks
-
-Monitor = Callable[[Factors], dict[str, float]]
-"""Called at each logged epoch; what it returns (held-out accuracy, say) is kept in the history."""
 
 
 class Status(Enum):
@@ -47,12 +44,24 @@ class Record:
     measures: dict[str, float] = field(default_factory=dict)
 
 
+Monitor = Callable[[Record, Factors], dict[str, float]]
+"""Called at each logged epoch with its record, without measures yet, and the factors; what it returns
+(held-out accuracy, say) becomes the record's measures."""
+
+
+def measured(record: Record, factors: Factors, monitor: Monitor | None) -> Record:
+    """Return the record with what the monitor says of it."""
+    return record if monitor is None else replace(record, measures=monitor(record, factors))
+
+
 @dataclass(frozen=True, eq=False)
 class Solution:
     """An answer δ_t = u_t v_tᵀ with the problem it answers; its costs are derived from the two, never stored.
 
     `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The
     factors are finite whatever the status: a run that diverged holds those of its last logged epoch.
+    `trace` holds (epoch, F(u,v) at its start) for every epoch that was not taken back, where the solver
+    knows F at no further cost.
     """
 
     problem: Problem
@@ -60,6 +69,7 @@ class Solution:
     status: Status
     history: tuple[Record, ...]
     epochs: int
+    trace: tuple[tuple[int, float], ...] = ()
 
     @cached_property
     def objective(self) -> float:

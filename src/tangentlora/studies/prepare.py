@@ -38,10 +38,11 @@ class Prepared:
     train: Tangent
     test: Tangent | None
     problem: Problem
+    dev: Tangent | None = None
 
 
-def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
-    """Load data and network, linearise both sets and state the problem.
+def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) -> Prepared:
+    """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.
 
     Raises InputError for anything in the data, the network or the targets that cannot be used.
     """
@@ -72,6 +73,7 @@ def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
 
     train = tangent(splits.train.inputs)
     test = tangent(splits.test.inputs) if splits.test else None
+    chosen_by = tangent(splits.dev.inputs) if dev and splits.dev else None
     device = torch.device(settings.device)
     problem = Problem(
         train.jacobian.to(torch.float64, device),
@@ -80,7 +82,7 @@ def prepare(settings: Settings, *, progress: bool = False) -> Prepared:
         CrossEntropy(),
         settings.lam,
     )
-    return Prepared(settings, network, splits, targets, train, test, problem)
+    return Prepared(settings, network, splits, targets, train, test, problem, chosen_by)
 
 
 def _load(settings: Settings, sampling_rate: int | None) -> Splits:
@@ -89,6 +91,7 @@ def _load(settings: Settings, sampling_rate: int | None) -> Splits:
         settings.task,
         text_column=settings.text_column,
         label_column=settings.label_column,
+        label_pattern=settings.label_pattern,
         seed=settings.data_seed,
         shots=settings.shots,
         test_limit=settings.test_limit,

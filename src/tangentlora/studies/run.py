@@ -29,7 +29,7 @@ from tangentlora.theory.certificate import Certificate, certify
 if TYPE_CHECKING:
     from torch import Tensor
 
-_VISIBLE_RANK = 1e-3
+VISIBLE_RANK = 1e-3
 """A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
 still converging fall off slowly, and the ones below change no output that anyone would see. The certified
 answer has none of these, so its rank is that of its certificate."""
@@ -77,7 +77,9 @@ def run_trials(
 
 def _run(prepared: Prepared, trial: Trial, progress: bool) -> Outcome:
     start = time.perf_counter()
-    solution = trial.solver.solve(prepared.problem, lambda f: _linearised(prepared, f), progress=progress)
+    solution = trial.solver.solve(
+        prepared.problem, lambda _, factors: _linearised(prepared, factors), progress=progress
+    )
     seconds = time.perf_counter() - start
     certificate = certify(prepared.problem, solution, prepared.settings.tolerance)
     real = _evaluate(prepared, solution.factors)
@@ -130,7 +132,7 @@ def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> di
         "certificate.json": folder.write_json(f"{prefix}certificate.json", asdict(certificate)),
     }
     exact = trial.solver_name == "certified"
-    visible = certificate.ranks if exact else ranks(solution.factors, _VISIBLE_RANK)
+    visible = certificate.ranks if exact else ranks(solution.factors, VISIBLE_RANK)
     return {
         "name": trial.name,
         "folder": trial.folder,

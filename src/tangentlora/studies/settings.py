@@ -23,6 +23,8 @@ def default_tangent_dir() -> Path:
 class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
+    `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature.
+
     Raises InputError for sizes below 1, a tolerance that is not positive, a λ that is not at least 0, and
     λ = 0 for the certified solver.
     """
@@ -35,6 +37,7 @@ class Settings:
     task: str | None = None
     text_column: str | None = None
     label_column: str | None = None
+    label_pattern: str | None = None
     shots: int | None = None
     data_seed: int = 13
     test_limit: int = 1000
@@ -52,7 +55,7 @@ class Settings:
     solver: SolverName = "certified"
     rank: int = 8
     epochs: int = 1000
-    learning_rate: float | None = None
+    learning_rate: float | Literal["auto"] = "auto"
     momentum: float = 0.9
     minibatch_size: int | None = None
     freeze_a: bool = False

@@ -34,7 +34,7 @@ def trial(settings: Settings, folder: str = ".") -> Trial:
         rank=settings.rank,
         method=kind,
         epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=None if settings.learning_rate == "auto" else settings.learning_rate,
         momentum=settings.momentum,
         batch_size=settings.minibatch_size,
         freeze_a=settings.freeze_a,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -49,6 +50,32 @@ def restrict(jacobian: Jacobian) -> tuple[Jacobian, Span]:
     rows_of = {name: _basis(rows.x) for name, rows in jacobian.layers.items()}
     reduced = {name: rows.project(rows_of[name], columns[name]) for name, rows in jacobian.layers.items()}
     return Jacobian(reduced), Span(columns, rows_of)
+
+
+def whole(jacobian: Jacobian) -> Span:
+    """Return the span of the original coordinates, which restricts nothing."""
+    return Span(dict.fromkeys(jacobian.layers), dict.fromkeys(jacobian.layers))
+
+
+def widen(jacobian: Jacobian, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]]) -> tuple[Jacobian, Span]:
+    """Return the restricted Jacobian and its span with room for the columns of every v_t (n,r) beside its rows.
+
+    The row basis B_t becomes (B_t, C_t), C_t an orthonormal basis of what v_t adds to it; there the Jacobian is
+    0. From (u, v) with u in the span, gradient descent with momentum and L-BFGS never leave the wider span, as
+    each gradient M v + λu, Mᵀu + λv lies in it; so training there is training in the original coordinates.
+    Derived; see docs/theory.md, "Restriction to the span".
+    """
+    bases, layers = {}, {}
+    for name, rows in jacobian.layers.items():
+        basis = bases[name] = span.rows[name]
+        layers[name] = rows
+        if basis is not None:
+            q = basis.shape[1]
+            # Householder's Q has orthonormal columns whatever v adds, and its first q span those of B
+            added = torch.linalg.qr(torch.cat([basis, v[name]], 1)).Q[:, q:]
+            bases[name] = torch.cat([basis, added], 1)
+            layers[name] = replace(rows, x=torch.nn.functional.pad(rows.x, (0, added.shape[1])))
+    return Jacobian(layers), Span(span.columns, bases)
 
 
 def _basis(vectors: Float[Tensor, "R d"]) -> Float[Tensor, "d R"] | None:

@@ -1,0 +1,63 @@
+"""The figures of a study, each as SVG and PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tangentlora.report.canvas import Picture, house_style
+from tangentlora.report.folder import RunFolder
+from tangentlora.report.study.published import published_answers_figure, published_figure
+from tangentlora.report.study.ranks import optimality_figure, trade_off_figure
+from tangentlora.report.study.reading import read_study
+from tangentlora.report.study.results import Study
+from tangentlora.report.study.spectra import singular_value_figure
+from tangentlora.report.study.training import accuracy_figure, distance_figure, loss_figure
+
+NAMES = (
+    "loss",
+    "distance",
+    "accuracy",
+    "trade-off",
+    "optimality",
+    "singular-values",
+    "published",
+    "published-answers",
+)
+"""The figures' file names without suffix."""
+
+
+def write_study_figures(folder: Path) -> list[Path]:
+    """Draw every figure that results.json has numbers for into `figures/`, as SVG and PNG.
+
+    The same results give the same bytes. A figure that an earlier run left and that has nothing to show now
+    is removed. Returns the paths; raises `InputError` where the folder cannot be read.
+    """
+    pictures = draw_study(read_study(folder))
+    for name in set(NAMES) - {picture.name for picture in pictures}:
+        for suffix in ("svg", "png"):
+            (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
+    writer = RunFolder(folder)
+    return [
+        path
+        for picture in pictures
+        for path in (
+            writer.write_text(f"figures/{picture.name}.svg", picture.svg),
+            writer.write_bytes(f"figures/{picture.name}.png", picture.png),
+        )
+    ]
+
+
+def draw_study(study: Study) -> list[Picture]:
+    """Return the figures in the order of `NAMES`, without those that have nothing to show."""
+    with house_style():
+        pictures = [
+            loss_figure(study),
+            distance_figure(study),
+            accuracy_figure(study),
+            trade_off_figure(study),
+            optimality_figure(study),
+            singular_value_figure(study),
+            published_figure(study),
+            published_answers_figure(study),
+        ]
+    return [picture for picture in pictures if picture is not None]

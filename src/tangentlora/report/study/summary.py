@@ -1,0 +1,38 @@
+"""A study's tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tangentlora.report.study.reading import Seconds, read_study, read_timings
+from tangentlora.report.study.results import Study
+from tangentlora.report.study.tables import certificates_table, claims_table, epochs_table, published_table
+from tangentlora.report.study.worth import wins_table, worth_table
+
+
+def tables_of(study: Study, timings: Mapping[str, Seconds]) -> dict[str, str]:
+    """Return the study's tables by name, without those that have nothing to show."""
+    tables = {
+        "claims": claims_table(study),
+        "epochs": epochs_table(study),
+        "certificates": certificates_table(study),
+        "worth": worth_table(study, timings),
+        "wins": wins_table(study),
+        "published": published_table(study),
+    }
+    return {name: text for name, text in tables.items() if text}
+
+
+def study_summary(folder: Path) -> str:
+    """Return the title and every table as plain text; raises `InputError` where the folder cannot be read."""
+    study = read_study(folder)
+    seeds = {case.seed for case in study.cases}
+    cells = sum(len(case.cells) for case in study.cases)
+    count = f"{_count(len(study.groups), 'task')}, {_count(len(seeds), 'seed')}, {_count(cells, 'cell')}."
+    heading = f"{study.title}: {count}"
+    return "\n".join([heading, "", *tables_of(study, read_timings(folder)).values()]).rstrip() + "\n"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,125 @@
+"""One cell of a study: a solver or a baseline on one case, and the record of what came of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from tangentlora.blocks import Factors
+from tangentlora.problem.objective import Problem, ranks
+from tangentlora.problem.spectral import product_singular_values
+from tangentlora.solvers.descent import Descent
+from tangentlora.solvers.solution import Record, Solution, Solver
+from tangentlora.studies.measure import LinearisedSet, real_scores
+from tangentlora.studies.prepare import Prepared
+from tangentlora.studies.run import VISIBLE_RANK
+from tangentlora.studies.settings import Settings, SolverName
+from tangentlora.studies.study import Cell, Grid
+from tangentlora.studies.trials import trial
+from tangentlora.theory.certificate import certify
+
+Scalars = Callable[[int, dict[str, float]], None]
+"""Called at each logged epoch with everything that was measured there."""
+
+_SINGLE = 4  # bytes of a float32, in which networks are trained
+
+
+def solver_of(cell: Cell, settings: Settings) -> Solver:
+    """Return the solver of a trained or certified cell."""
+    method = settings.solver if settings.solver in ("sgd", "adamw", "lbfgs") else "sgd"
+    special: dict[str, SolverName] = {"certified": "certified", "full": "proximal"}
+    assert cell.lam is not None, "only baselines have no λ"
+    changed = replace(
+        settings,
+        solver=special.get(cell.variant, method),
+        rank=cell.rank or settings.rank,
+        lam=cell.lam,
+        freeze_a=cell.variant == "frozen-a",
+        perturbation=settings.perturbation if cell.variant == "perturbed" else 0.0,
+    )
+    solver = trial(changed).solver
+    if cell.variant == "published":
+        assert isinstance(solver, Descent)
+        return replace(solver, published=True)
+    return solver
+
+
+def run_cell(
+    prepared: Prepared,
+    sets: Sequence[LinearisedSet],
+    cell: Cell,
+    grid: Grid,
+    scalars: Scalars | None = None,
+) -> dict[str, Any]:
+    """Solve the cell's problem and return its record; all but `seconds` is the same on every run."""
+    assert cell.lam is not None, "only baselines have no λ"
+    problem = prepared.problem.with_lam(cell.lam)
+    solver = solver_of(cell, prepared.settings)
+    watched = [part for part in sets if part.which != "dev"]
+
+    def monitor(record: Record, factors: Factors) -> dict[str, float]:
+        measures: dict[str, float] = {}
+        for part in watched:
+            measures |= part.scores(factors)
+        if scalars is not None:
+            scalars(record.epoch, {"objective": record.objective, "gap": record.gap} | measures)
+        return measures
+
+    start = time.perf_counter()
+    solution = solver.solve(problem, monitor)
+    seconds = time.perf_counter() - start
+    certificate = certify(problem, solution, prepared.settings.tolerance)
+    visible = certificate.ranks if cell.variant == "certified" else ranks(solution.factors, VISIBLE_RANK)
+    linearised: dict[str, float] = {}
+    for part in sets:
+        linearised |= part.scores(solution.factors)
+    without = [p.scores(solution.factors, False) for p in sets if p.which == "test"]
+    parameters = trained_parameters(cell, problem)
+    return {
+        "slug": cell.slug,
+        "name": cell.name,
+        "variant": cell.variant,
+        "rank": cell.rank,
+        "lam": cell.lam,
+        "status": solution.status.name,
+        "epochs": solution.epochs,
+        "objective": certificate.objective,
+        "factored_objective": certificate.factored_objective,
+        "lower_bound": certificate.lower_bound,
+        "gap": certificate.gap,
+        "relative_gap": certificate.relative_gap,
+        "certified": certificate.certified,
+        "trained_parameters": parameters,
+        "state_bytes": _SINGLE * parameters * (3 if prepared.settings.momentum else 2),
+        "rank_reached": sum(visible.values()),
+        "ranks": visible,
+        "singular_values": {
+            name: product_singular_values(u, v).tolist() for name, (u, v) in solution.factors.items()
+        },
+        "curve": _curve(solution),
+        "trace": [list(point) for point in solution.trace],
+        "linearised": linearised,
+        "real": real_scores(prepared, solution.factors) if cell.variant in grid.real else None,
+        "without_f0": without[0] if cell.variant == "published" and without else None,
+        "chosen": {},
+        "seconds": seconds,
+    }
+
+
+def trained_parameters(cell: Cell, problem: Problem) -> int:
+    """Return how many numbers the run trains: Σ m·n in full, Σ r(m+n) with LoRA, Σ r·m with A frozen."""
+    shapes = problem.jacobian.shapes.values()
+    if cell.rank is None:
+        return sum(math.prod(shape) for shape in shapes)
+    return sum(cell.rank * (m if cell.variant == "frozen-a" else m + n) for m, n in shapes)
+
+
+def _curve(solution: Solution) -> list[dict[str, float]]:
+    rows = []
+    for record in solution.history:
+        values = asdict(record)
+        rows.append(values | values.pop("measures"))
+    return rows

@@ -1,0 +1,79 @@
+"""Accuracy and loss of the linearised network on every set, cheap enough for each logged epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.blocks import Factors
+from tangentlora.models.update import updated
+from tangentlora.studies.prepare import Prepared, scores
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.tangent import Tangent
+
+
+@dataclass(frozen=True, eq=False)
+class LinearisedSet:
+    """One labelled set as the tangent sees it: its outputs at any factors, up to a common shift.
+
+    Accuracy and cross-entropy do not change when all outputs of an example move together, so K−1 contrasts
+    C (K−1,K) suffice: z = Cᵀ(C f0 + (CJ)δ). The Jacobian stays in float32.
+    """
+
+    which: str
+    labels: tuple[int, ...]
+    f0: Float[Tensor, "N J"]
+    jacobian: Jacobian
+    C: Float[Tensor, "J K"]
+
+    def outputs(self, factors: Factors, pretrained: bool = True) -> Float[Tensor, "N K"]:
+        """Return the centred outputs at uvᵀ; without `pretrained` those of the update alone, Jδ."""
+        single = {
+            name: (u.to(self.f0.device, torch.float32), v.to(self.f0.device, torch.float32))
+            for name, (u, v) in factors.items()
+        }
+        change = self.jacobian.at(single).forward()
+        return (self.f0 + change if pretrained else change) @ self.C
+
+    def scores(self, factors: Factors, pretrained: bool = True) -> dict[str, float]:
+        """Return accuracy in [0, 1] and mean cross-entropy in nats, named after the set."""
+        return scores(self.outputs(factors, pretrained), self.labels, self.which)
+
+
+def linearised_sets(prepared: Prepared) -> list[LinearisedSet]:
+    """Return the training set and, where there are any, the dev and the test set."""
+    splits, problem = prepared.splits, prepared.problem
+    C = problem.loss.contrasts(problem.jacobian.n_outputs)
+    contrasts = torch.eye(problem.jacobian.n_outputs) if C is None else C.float()
+    contrasts = contrasts.to(problem.f0.device)
+    tangents: Mapping[str, Tangent | None] = {
+        "train": prepared.train,
+        "dev": prepared.dev,
+        "test": prepared.test,
+    }
+    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    sets = []
+    for which, tangent in tangents.items():
+        found = examples[which]
+        if tangent is None or found is None:
+            continue
+        jacobian = tangent.jacobian.to(torch.float32, contrasts.device).combine_outputs(contrasts)
+        f0 = tangent.f0.to(contrasts) @ contrasts.T
+        sets.append(LinearisedSet(which, found.labels, f0, jacobian, contrasts))
+    return sets
+
+
+def real_scores(prepared: Prepared, factors: Factors) -> dict[str, float]:
+    """Return accuracy and loss of the real network at W + uvᵀ on every set; one forward pass over each."""
+    network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
+    result: dict[str, float] = {}
+    with updated(network, prepared.targets, factors):
+        for which, examples in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
+            if examples is not None:
+                z = network.predict(examples.inputs, size)
+                result |= scores(z, examples.labels, which)
+    return result
