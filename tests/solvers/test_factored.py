@@ -8,7 +8,7 @@ from torch import Tensor
 
 from random_problems import LOSSES, random_problem
 from tangentlora.problem.objective import Problem
-from tangentlora.solvers.factored import FactoredObjective, perturbation
+from tangentlora.solvers.factored import FactoredObjective, perturbation, stack
 
 
 def dense_objective(
@@ -67,14 +67,31 @@ def test_the_closure_sets_scaled_gradients_and_counts_examples() -> None:
     }
     objective = FactoredObjective(problem, {})
     count: Counter[str] = Counter()
-    closure = objective.closure(factors, 1000.0, count)
+    stacked = stack(factors)
+    closure = objective.closure(stacked, 1000.0, count)
     expected = objective.evaluate(factors)
     assert closure() == 1000.0 * expected.value
     closure()
     assert count["examples"] == 16
+    gradient = stack(expected.gradient)
+    torch.testing.assert_close(stacked.u.grad, 1000.0 * gradient.u, rtol=1e-12, atol=0)
+    torch.testing.assert_close(stacked.v.grad, 1000.0 * gradient.v, rtol=1e-12, atol=0)
+
+
+def test_stacked_factors_are_views_of_two_vectors() -> None:
+    factors = {"a": (torch.randn(3, 2), torch.randn(4, 2)), "b": (torch.randn(5, 1), torch.randn(2, 1))}
+    stacked = stack(factors)
+    assert (len(stacked.u), len(stacked.v)) == (11, 10)
     for name, pair in factors.items():
-        for w, g in zip(pair, expected.gradient[name], strict=True):
-            assert torch.equal(w.grad, 1000.0 * g)
+        assert all(
+            torch.equal(ours, theirs) for ours, theirs in zip(stacked.factors[name], pair, strict=True)
+        )
+    other = stack(stacked.factors)
+    stacked.u.zero_()
+    assert not any(u.any() for u, _ in stacked.factors.values())
+    assert all(u.all() for u, _ in other.factors.values())
+    stacked.copy_(other)
+    assert torch.equal(stacked.factors["b"][0], factors["b"][0])
 
 
 def test_perturbations_are_positive_semidefinite_of_the_given_norm_and_seeded() -> None:

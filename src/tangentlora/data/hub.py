@@ -16,7 +16,7 @@ from tangentlora.data.media import decode_images, decode_waveforms
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
 
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?", re.ASCII)
+_HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.progress import bar
-from tangentlora.solvers.factored import Evaluation, FactoredObjective, perturbation
+from tangentlora.solvers.factored import Evaluation, FactoredObjective, Stacked, perturbation, stack
 from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
@@ -97,16 +96,16 @@ class Descent(Solver):
         unseen = problem.lam - trained.lam  # the part of λ that is logged and does not act
         start = self._start(problem)
         inner, span = self._coordinates(trained, start)
-        factors = _copy(span.lower(start))
+        stacked = stack(span.lower(start))
+        factors, kept = stacked.factors, stack(stacked.factors)
         noise = perturbation(inner.jacobian.shapes, self.perturbation, self.seed, inner.f0)
         complete = FactoredObjective(inner, noise)
         batches = [FactoredObjective(part, noise) for part in _batches(inner, self.batch_size)]
         step = StepSize(
-            self._optimizer(factors, trained), adaptive=self.learning_rate is None and self.method == "sgd"
+            self._optimizer(stacked, trained), adaptive=self.learning_rate is None and self.method == "sgd"
         )
         value = complete.evaluate(factors).value
         limit = (_TOO_FAR if step.adaptive else _UNBOUNDED) * max(1.0, value)
-        kept = _copy(factors)
         count: Counter[str] = Counter()
         history: list[Record] = []
         trace: list[tuple[int, float]] = []
@@ -118,9 +117,7 @@ class Descent(Solver):
                 shown.update(min(epoch, self.epochs) - shown.n)
                 now = complete.evaluate(factors) if epoch >= waiting[-1] else None
                 if not (value if now is None else now.value) <= limit:  # a NaN is not within it either
-                    for name, pair in factors.items():
-                        for w, earlier in zip(pair, kept[name], strict=True):
-                            w.copy_(earlier)
+                    stacked.copy_(kept)
                     trace = [point for point in trace if point[0] <= history[-1].epoch]
                     if not step.retreat():
                         status = Status.DIVERGED
@@ -128,21 +125,21 @@ class Descent(Solver):
                     if epoch >= self.epochs:
                         break
                 elif now is not None:
-                    kept = _copy(factors)
+                    kept.copy_(stacked)
                     waiting = [later for later in waiting if later > epoch]
                     squares = half_squares(factors)
                     objective = now.value + unseen * squares
                     gap = now.loss + problem.lam * squares - problem.reduced[0].dual_value(now.a)
-                    history.append(measured(Record(epoch, objective, gap), span.lift(kept), monitor))
+                    history.append(measured(Record(epoch, objective, gap), span.lift(kept.factors), monitor))
                     status = self._verdict(history[-1], now, factors)
                     if status is not Status.EPOCHS_SPENT or not waiting:
                         trace.append((epoch, objective))
                         break
                 penalty = unseen * half_squares(factors) if self.published else 0.0
-                value = self._pass(batches, factors, step.optimizer, count)
+                value = self._pass(batches, stacked, step.optimizer, count)
                 trace.append((epoch, value + penalty))
                 step.observe(value)
-        return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace))
+        return Solution(problem, span.lift(kept.factors), status, tuple(history), epoch, tuple(trace))
 
     def _start(self, problem: Problem) -> Factors:
         generator = torch.Generator().manual_seed(self.seed)
@@ -165,8 +162,8 @@ class Descent(Solver):
         jacobian, span = widen(reduced.jacobian, span, {name: v for name, (_, v) in start.items()})
         return replace(reduced, jacobian=jacobian), span
 
-    def _optimizer(self, factors: Factors, problem: Problem) -> torch.optim.Optimizer:
-        moving: list[Tensor] = [w for pair in factors.values() for w in (pair[:1] if self.freeze_a else pair)]
+    def _optimizer(self, stacked: Stacked, problem: Problem) -> torch.optim.Optimizer:
+        moving = [stacked.u] if self.freeze_a else [stacked.u, stacked.v]
         rate = self.learning_rate
         if self.method == "adamw":
             return torch.optim.AdamW(moving, lr=rate or 1e-3, weight_decay=0.0)
@@ -186,7 +183,7 @@ class Descent(Solver):
     def _pass(
         self,
         batches: list[FactoredObjective],
-        factors: Factors,
+        stacked: Stacked,
         optimizer: torch.optim.Optimizer,
         count: Counter[str],
     ) -> float:
@@ -194,7 +191,7 @@ class Descent(Solver):
         scale = _LBFGS_SCALE if self.method == "lbfgs" else 1.0
         total, n = 0.0, sum(len(batch.problem.f0) for batch in batches)
         for batch in batches:
-            value = float(optimizer.step(batch.closure(factors, scale, count)))  # type: ignore[arg-type]
+            value = float(optimizer.step(batch.closure(stacked, scale, count)))  # type: ignore[arg-type]
             total += value / scale * len(batch.problem.f0) / n
         return total
 
@@ -206,10 +203,6 @@ class Descent(Solver):
         if record.epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):
             return Status.STATIONARY
         return Status.EPOCHS_SPENT
-
-
-def _copy(factors: Factors) -> Factors:
-    return {name: (u.clone(), v.clone()) for name, (u, v) in factors.items()}
 
 
 def _curvature(problem: Problem) -> float:

@@ -30,6 +30,35 @@ class Evaluation:
         return math.sqrt(sum(float(g.square().sum()) for g in parts))
 
 
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Factors whose numbers lie in two vectors, one for all u_t and one for all v_t: `factors` are views.
+
+    So a step of an optimiser is a step on two tensors, and every factor is stored by columns.
+    """
+
+    u: Float[Tensor, " d"]
+    v: Float[Tensor, " e"]
+    factors: Factors
+
+    def copy_(self, other: Stacked) -> None:
+        """Take the numbers of other factors of the same shapes."""
+        self.u.copy_(other.u)
+        self.v.copy_(other.v)
+
+
+def stack(factors: Factors) -> Stacked:
+    """Return a copy of the factors, stacked."""
+    vectors, views = [], []
+    for part in (0, 1):
+        matrices = [pair[part] for pair in factors.values()]
+        vector = torch.cat([matrix.T.flatten() for matrix in matrices])
+        pieces = torch.split(vector, [matrix.numel() for matrix in matrices])
+        vectors.append(vector)
+        views.append([piece.view(w.T.shape).T for piece, w in zip(pieces, matrices, strict=True)])
+    return Stacked(*vectors, dict(zip(factors, zip(*views, strict=True), strict=True)))
+
+
 @dataclass(frozen=True)
 class FactoredObjective:
     """F_Π(u,v) = L̂(uvᵀ) + λ/2 Σ_t (‖u_t‖² + ‖v_t‖²) + Σ_t ⟨Π_t, Q_tQ_tᵀ⟩, Q_t = [u_t; v_t].
@@ -49,7 +78,7 @@ class FactoredObjective:
         value = loss + problem.lam * half_squares(factors)
         pairs = point.adjoint(a)
         gradient = {
-            name: (pairs[name][0] + problem.lam * u, pairs[name][1] + problem.lam * v)
+            name: (pairs[name][0].add(u, alpha=problem.lam), pairs[name][1].add(v, alpha=problem.lam))
             for name, (u, v) in factors.items()
         }
         for name, matrix in self.noise.items():
@@ -61,18 +90,18 @@ class FactoredObjective:
             gradient[name] = (gu + 2 * pulled[: len(u)], gv + 2 * pulled[len(u) :])
         return Evaluation(value, loss, a, gradient)
 
-    def closure(self, factors: Factors, scale: float, count: Counter[str]) -> Callable[[], float]:
-        """Return what torch.optim calls: it sets every factor's `.grad` and returns F, both times `scale`.
+    def closure(self, stacked: Stacked, scale: float, count: Counter[str]) -> Callable[[], float]:
+        """Return what torch.optim calls: it sets the `.grad` of both vectors and returns F, all times `scale`.
 
         Every call adds the examples it passed over to `count["examples"]`.
         """
 
         def evaluate() -> float:
-            result = self.evaluate(factors)
+            result = self.evaluate(stacked.factors)
             count["examples"] += len(self.problem.f0)
-            for name, pair in factors.items():
-                for w, g in zip(pair, result.gradient[name], strict=True):
-                    w.grad = scale * g
+            for part, vector in enumerate((stacked.u, stacked.v)):
+                gradient = torch.cat([pair[part].T.flatten() for pair in result.gradient.values()])
+                vector.grad = gradient if scale == 1 else scale * gradient
             return scale * result.value
 
         return evaluate

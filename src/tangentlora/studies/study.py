@@ -55,12 +55,6 @@ class Grid:
         for name in ("seeds", "lams", "variants"):
             if not getattr(self, name):
                 raise InputError(f"got a study without {name}, expected at least one: give --{name}")
-        unknown = sorted({*self.variants, *self.real} - set(get_args(Variant)))
-        if unknown:
-            raise InputError(
-                f"got the variants {', '.join(unknown)}, expected some of {', '.join(get_args(Variant))}: "
-                "correct --variants"
-            )
         if not all(lam > 0 for lam in (*self.lams, *self.dev_lams)):
             raise InputError(
                 f"got λ in {(*self.lams, *self.dev_lams)}, expected positive ones, since at 0 there "
@@ -254,8 +248,15 @@ def _settings(values: Mapping[str, Any], study: str) -> Settings:
 
 
 def _grid(values: Mapping[str, Any], study: str) -> Grid:
-    known = {f.name for f in fields(Grid)}
-    return Grid(**_known(values, known, f"grid of the study {study}"))
+    given = _known(values, {f.name for f in fields(Grid)}, f"grid of the study {study}")
+    variants = get_args(Variant)
+    unknown = sorted({*given.get("variants", ()), *given.get("real", ())} - set(variants))
+    if unknown:
+        raise InputError(
+            f"got the variants {', '.join(unknown)}, expected some of {', '.join(variants)}: correct "
+            "--variants or --real"
+        )
+    return Grid(**given)
 
 
 def _known(values: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:

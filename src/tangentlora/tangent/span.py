@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.jacobian import Jacobian, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ def _basis(vectors: Float[Tensor, "R d"]) -> Float[Tensor, "d R"] | None:
 
 
 def _apply(basis: Tensor | None, matrix: Tensor) -> Tensor:
-    return matrix if basis is None else basis @ matrix
+    return matrix if basis is None else product(basis, matrix)
 
 
 def _apply_transposed(basis: Tensor | None, matrix: Tensor) -> Tensor:
-    return matrix if basis is None else basis.T @ matrix
+    return matrix if basis is None else product(basis.T, matrix)

@@ -47,7 +47,9 @@ def multiples(groups: Sequence[Group], **more: Any) -> tuple[Figure, list[Axes]]
     """Return a figure with a titled panel for each group, and those panels."""
     columns = {1: 1, 2: 2, 4: 2}.get(len(groups), 3)
     rows = -(-len(groups) // columns)
-    figure, axes = blank(3.9 if len(groups) == 1 else 0.9 + 2.3 * rows, columns, rows, **more)
+    figure, axes = blank(
+        3.9 if len(groups) == 1 else 0.9 + 2.3 * rows + 0.5 * (rows == 1), columns, rows, **more
+    )
     for ax in axes[len(groups) :]:
         ax.set_visible(False)
     for ax, group in zip(axes, groups, strict=False):

@@ -38,7 +38,8 @@ def trade_off_figure(study: Study) -> Picture | None:
     figure, axes, memory = multiples_and_one(groups)
     reached = [epochs for group in groups for place in places for epochs in group.epochs(*place[2:])]
     known = [max(1, epochs) for epochs in reached if epochs is not None]
-    low, most = min(known, default=1) / 2, max(known, default=100)
+    spent = [epoch for case in study.cases for cell in case.cells for epoch, _ in cell.points[-1:]]
+    low, most = min(known, default=1) / 2, max(known or spent or [1])
     missed = None in reached
     for ax, group in zip(axes, groups, strict=True):
         log_ticks(ax, low, most * (6 if missed else 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,24 @@ _SPEAKERS = 6  # voices in `data`
 _NO_PHONE = -100
 
 
+@dataclass(frozen=True)
+class _Effort:
+    """Steps of training, utterances to train on and to judge by, takes of each word and voice in `data`."""
+
+    steps: int
+    heard: int
+    judged: int
+    takes: dict[str, int]
+
+
+_TAKES = {"train": 6, "test": 8}
+_EFFORTS: dict[Size, _Effort] = {
+    "tiny": _Effort(2, 32, 16, {"train": 2, "test": 1}),
+    "ci": _Effort(150, 2000, 400, _TAKES),
+    "full": _Effort(1500, 8000, 400, _TAKES),
+}
+
+
 def make_sounds(folder: Path, *, size: Size = "full", seed: int = 0, progress: bool = False) -> Made:
     """Train the network and write recordings in `folder`, unless they are there already.
 
@@ -32,16 +51,16 @@ def make_sounds(folder: Path, *, size: Size = "full", seed: int = 0, progress: b
     every frame of 20 ms is and what the voice is like (pitch, length of the vocal tract, tilt, breath), so
     that what it computes is of use for other words and for speakers; these two further outputs are not kept.
     `accuracy` is that on 400 utterances of the 64 words by further voices. `folder/data/{train,test}/WORD`
-    hold 36 and 24 recordings of each of 4 other words, at 8 kHz.
+    hold 36 and 48 recordings at 8 kHz of each of 4 other words: six voices, six and eight takes. They are
+    called `WORD_SPEAKER_TAKE.wav`, as `by_speaker` wants it.
 
     Raises InputError where `folder` holds something else.
     """
 
     def make(partial: Path) -> float:
         words = draw_words(_KNOWN + _NEW, _LEXICON)
-        draw = np.random.default_rng(seed)
-        _write_recordings(partial / "data", words[_KNOWN:], draw)
-        module, accuracy = _train(words[:_KNOWN], draw, size, seed, progress)
+        _write_recordings(partial / "data", words[_KNOWN:], _EFFORTS[size].takes, seed)
+        module, accuracy = _train(words[:_KNOWN], _EFFORTS[size], seed, progress)
         save_wav2vec2(module, partial / "model", RATE)
         return accuracy
 
@@ -106,10 +125,11 @@ class _Listener(nn.Module):
 
 
 def _train(
-    words: list[tuple[str, ...]], draw: np.random.Generator, size: Size, seed: int, progress: bool
+    words: list[tuple[str, ...]], effort: _Effort, seed: int, progress: bool
 ) -> tuple[nn.Module, float]:
     """Return the trained network and its accuracy on utterances of the same words by other speakers."""
-    heard, judged = _hear(words, _HEARD[size], draw), _hear(words, _JUDGED[size], draw)
+    draw = np.random.default_rng(seed)
+    heard, judged = _hear(words, effort.heard, draw), _hear(words, effort.judged, draw)
     network = small_wav2vec2(len(words), sampling_rate=RATE, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -119,7 +139,7 @@ def _train(
         index = torch.randint(len(heard), (_BATCH,), generator=generator).tolist()
         return listener.loss(_pad([heard[i] for i in index]))
 
-    train(listener, loss, steps=_STEPS[size], learning_rate=2e-3, seed=seed, desc="sounds", progress=progress)
+    train(listener, loss, steps=effort.steps, learning_rate=2e-3, seed=seed, desc="sounds", progress=progress)
     right = 0
     with torch.no_grad():
         for start in range(0, len(judged), _BATCH):
@@ -148,13 +168,17 @@ def _hear(words: list[tuple[str, ...]], n: int, draw: np.random.Generator) -> li
     return utterances
 
 
-def _write_recordings(folder: Path, words: list[tuple[str, ...]], draw: np.random.Generator) -> None:
+def _write_recordings(folder: Path, words: list[tuple[str, ...]], takes: dict[str, int], seed: int) -> None:
     from scipy.io import wavfile
 
-    for part, each in _EACH.items():
-        for word in words:
-            path = folder / part / "".join(word)
-            path.mkdir(parents=True)
-            for i in range(each):
-                wave, _ = say(word, draw_speaker(draw), draw)
-                wavfile.write(path / f"{i:03d}.wav", RATE, np.rint(32767 * wave).astype(np.int16))
+    draw = np.random.default_rng([seed, 1])
+    speakers = [draw_speaker(draw) for _ in range(_SPEAKERS)]
+    for word in map("".join, words):
+        for part in takes:
+            (folder / part / word).mkdir(parents=True)
+    for phones, (i, speaker) in product(words, enumerate(speakers)):
+        word, parts = "".join(phones), [part for part, n in takes.items() for _ in range(n)]
+        for take, part in enumerate(parts):
+            wave, _ = say(phones, speaker, draw)
+            path = folder / part / word / f"{word}_s{i}_{take}.wav"
+            wavfile.write(path, RATE, np.rint(32767 * wave).astype(np.int16))
