@@ -318,6 +318,48 @@ def test_the_trace_leaves_out_what_was_taken_back() -> None:
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        *({"rank": rank, "momentum": momentum} for rank in (1, 3, 30) for momentum in (0.0, 0.9)),
+        {"rank": 4, "momentum": 0.9, "freeze_a": True},
+        {"rank": 4, "momentum": 0.5, "batch_size": 3},
+        {"rank": 4, "momentum": 0.9, "published": True},
+    ],
+    ids=str,
+)
+def test_training_in_the_span_is_training_in_the_original_coordinates(settings: dict[str, Any]) -> None:
+    # few rows beside both sides of the first layer, beside one side of the second and beside none of the third
+    problem = random_problem(7, shapes=((60, 50), (30, 90), (31, 30)), n_examples=16)
+    solver = Descent(epochs=200, learning_rate=0.03, seed=2, tolerance=1e-12, **settings)
+    solution, seen = recorded(problem, solver)
+    bases = problem.reduced[1]
+    assert [bases.rows[name] is None for name in problem.jacobian.shapes] == [False, False, True]
+    posed = problem.with_lam(0.0) if solver.published else problem
+    expected = handwritten(posed, seen[0], solver, 200)
+    assert solution.history[-1].epoch == 200
+    for record, found in zip(solution.history, seen, strict=True):
+        for name, pair in expected[record.epoch].items():
+            for ours, theirs in zip(found[name], pair, strict=True):
+                assert float((ours - theirs).norm()) <= 1e-9 * float(theirs.norm())
+        assert record.objective == pytest.approx(problem.factored_objective(found), rel=1e-11)
+        assert record.gap == pytest.approx(problem.gap(found), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["sgd", "adamw", "lbfgs"])
+def test_what_a_monitor_keeps_stays_as_it_was(method: Any) -> None:
+    problem = random_problem(1)
+    kept: list[tuple[Factors, float]] = []
+
+    def monitor(record: Record, factors: Factors) -> dict[str, float]:
+        kept.append((factors, record.objective))
+        return {}
+
+    Descent(rank=2, method=method, epochs=10, learning_rate=0.02).solve(problem, monitor)
+    for factors, objective in kept:
+        assert problem.factored_objective(factors) == pytest.approx(objective, rel=1e-11)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"rank": 5}, r"got rank 5, expected 1 to 4, the smaller side .*: change --rank"),

@@ -8,7 +8,7 @@ import torch
 from random_jacobians import random_factors, random_jacobian
 from tangentlora.blocks import multiply
 from tangentlora.tangent.jacobian import Jacobian, LayerRows
-from tangentlora.tangent.span import restrict
+from tangentlora.tangent.span import restrict, whole, widen
 
 
 @pytest.fixture(params=range(8))
@@ -61,3 +61,31 @@ def test_dependent_vectors_and_no_vectors_at_all_lose_nothing() -> None:
     assert u.shape == (8, 2)
     assert v.shape == (9, 2)
     assert not u.any()
+
+
+@pytest.mark.parametrize("rank", [1, 3, 12])
+def test_the_wider_span_holds_the_start_and_the_jacobian_is_the_same_map(rank: int) -> None:
+    counts = torch.tensor([2, 1, 2])
+    x, g = torch.randn(5, 14, dtype=torch.float64), torch.randn(5, 1, 8, dtype=torch.float64)
+    jacobian = Jacobian({"t": LayerRows(x, g, counts), "full": LayerRows(x[:, :4], g, counts)})
+    reduced, span = restrict(jacobian)
+    v = {"t": torch.randn(14, rank, dtype=torch.float64), "full": torch.randn(4, rank, dtype=torch.float64)}
+    inner, wide = widen(reduced, span, v)
+    q = min(14, 5 + rank)
+    assert inner.shapes == {"t": (5, q), "full": (5, 4)}
+    basis = wide.rows["t"]
+    assert basis is not None
+    assert wide.rows["full"] is None
+    torch.testing.assert_close(basis.T @ basis, torch.eye(q, dtype=torch.float64))
+    assert not inner.layers["t"].x[:, 5:].any()
+    torch.testing.assert_close(inner.layers["t"].x @ basis.T, x)
+    start = {name: (torch.zeros(8, rank, dtype=torch.float64), w) for name, w in v.items()}
+    torch.testing.assert_close(wide.lift(wide.lower(start)), start)
+    torch.testing.assert_close(inner.gram(), jacobian.gram())
+
+
+def test_the_whole_span_changes_nothing() -> None:
+    jacobian = random_jacobian(2)
+    factors = random_factors(jacobian)
+    for same in (whole(jacobian).lift(factors), whole(jacobian).lower(factors)):
+        torch.testing.assert_close(same, factors, rtol=0, atol=0)

@@ -168,7 +168,7 @@ def _spectral_norm(matrix: Float[Tensor, "m n"]) -> float:
     """Return ‖M‖₂ from the smaller Gram matrix: exact to rounding and cheaper than singular values."""
     thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     # a layer without rows has an empty M in span coordinates
-    return float(torch.linalg.eigvalsh(thin @ thin.T)[-1:].clamp(min=0).sum()) ** 0.5
+    return math.sqrt(float(torch.linalg.eigvalsh(thin @ thin.T)[-1:].clamp(min=0).sum()))
 
 
 def _finite(f0: Tensor, jacobian: Jacobian) -> bool:

@@ -170,7 +170,8 @@ def epoch_ticks(ax: Axes, epochs: Sequence[int], *, narrow: bool = False) -> Non
     positive = [epoch for epoch in epochs if epoch > 0]
     last = max(positive, default=1)
     if last < 50 * min(positive, default=1):
-        ax.xaxis.set_major_locator(MaxNLocator(4 if narrow else 7, integer=True))
+        bins = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]) if narrow else MaxNLocator(7, integer=True)
+        ax.xaxis.set_major_locator(bins)
         ax.set_xlim(-0.015 * last, 1.015 * last)
         return
     first = min(positive)

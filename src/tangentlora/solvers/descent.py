@@ -97,7 +97,7 @@ class Descent(Solver):
         start = self._start(problem)
         inner, span = self._coordinates(trained, start)
         stacked = stack(span.lower(start))
-        factors, kept = stacked.factors, stack(stacked.factors)
+        factors, kept = stacked.factors, _copy(stacked.factors)
         noise = perturbation(inner.jacobian.shapes, self.perturbation, self.seed, inner.f0)
         complete = FactoredObjective(inner, noise)
         batches = [FactoredObjective(part, noise) for part in _batches(inner, self.batch_size)]
@@ -117,7 +117,7 @@ class Descent(Solver):
                 shown.update(min(epoch, self.epochs) - shown.n)
                 now = complete.evaluate(factors) if epoch >= waiting[-1] else None
                 if not (value if now is None else now.value) <= limit:  # a NaN is not within it either
-                    stacked.copy_(kept)
+                    stacked.read(kept)
                     trace = [point for point in trace if point[0] <= history[-1].epoch]
                     if not step.retreat():
                         status = Status.DIVERGED
@@ -125,12 +125,12 @@ class Descent(Solver):
                     if epoch >= self.epochs:
                         break
                 elif now is not None:
-                    kept.copy_(stacked)
+                    kept = _copy(factors)
                     waiting = [later for later in waiting if later > epoch]
                     squares = half_squares(factors)
                     objective = now.value + unseen * squares
                     gap = now.loss + problem.lam * squares - problem.reduced[0].dual_value(now.a)
-                    history.append(measured(Record(epoch, objective, gap), span.lift(kept.factors), monitor))
+                    history.append(measured(Record(epoch, objective, gap), span.lift(kept), monitor))
                     status = self._verdict(history[-1], now, factors)
                     if status is not Status.EPOCHS_SPENT or not waiting:
                         trace.append((epoch, objective))
@@ -139,7 +139,7 @@ class Descent(Solver):
                 value = self._pass(batches, stacked, step.optimizer, count)
                 trace.append((epoch, value + penalty))
                 step.observe(value)
-        return Solution(problem, span.lift(kept.factors), status, tuple(history), epoch, tuple(trace))
+        return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace))
 
     def _start(self, problem: Problem) -> Factors:
         generator = torch.Generator().manual_seed(self.seed)
@@ -153,8 +153,9 @@ class Descent(Solver):
     def _coordinates(self, problem: Problem, start: Factors) -> tuple[Problem, Span]:
         """Return the problem to train in, and the span that lifts its factors back.
 
-        Gradient descent and L-BFGS take the same steps in every orthonormal basis, so they train in that of the
-        Jacobian and the start. Adam's steps depend on the basis, and Π fills the space: both stay outside.
+        Gradient descent takes the same steps in every orthonormal basis, and L-BFGS does but for the length
+        that its first line search tries, so they train in that of the Jacobian and the start. Adam's steps
+        depend on the basis, and Π fills the whole space: those runs stay in the original coordinates.
         """
         if self.method == "adamw" or self.perturbation:
             return problem.contrasted, whole(problem.jacobian)
@@ -203,6 +204,10 @@ class Descent(Solver):
         if record.epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):
             return Status.STATIONARY
         return Status.EPOCHS_SPENT
+
+
+def _copy(factors: Factors) -> Factors:
+    return {name: (u.clone(), v.clone()) for name, (u, v) in factors.items()}
 
 
 def _curvature(problem: Problem) -> float:

@@ -41,22 +41,23 @@ class Stacked:
     v: Float[Tensor, " e"]
     factors: Factors
 
-    def copy_(self, other: Stacked) -> None:
-        """Take the numbers of other factors of the same shapes."""
-        self.u.copy_(other.u)
-        self.v.copy_(other.v)
+    def read(self, factors: Factors) -> None:
+        """Take over the numbers of factors of the same shapes."""
+        for name, pair in factors.items():
+            for ours, theirs in zip(self.factors[name], pair, strict=True):
+                ours.copy_(theirs)
 
 
 def stack(factors: Factors) -> Stacked:
     """Return a copy of the factors, stacked."""
-    vectors, views = [], []
-    for part in (0, 1):
-        matrices = [pair[part] for pair in factors.values()]
-        vector = torch.cat([matrix.T.flatten() for matrix in matrices])
-        pieces = torch.split(vector, [matrix.numel() for matrix in matrices])
-        vectors.append(vector)
-        views.append([piece.view(w.T.shape).T for piece, w in zip(pieces, matrices, strict=True)])
-    return Stacked(*vectors, dict(zip(factors, zip(*views, strict=True), strict=True)))
+    (u, us), (v, vs) = (_stack([pair[part] for pair in factors.values()]) for part in (0, 1))
+    return Stacked(u, v, dict(zip(factors, zip(us, vs, strict=True), strict=True)))
+
+
+def _stack(matrices: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    vector = torch.cat([matrix.T.flatten() for matrix in matrices])
+    pieces = torch.split(vector, [matrix.numel() for matrix in matrices])
+    return vector, [piece.view(w.T.shape).T for piece, w in zip(pieces, matrices, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class FactoredObjective:
         return Evaluation(value, loss, a, gradient)
 
     def closure(self, stacked: Stacked, scale: float, count: Counter[str]) -> Callable[[], float]:
-        """Return what torch.optim calls: it sets the `.grad` of both vectors and returns F, all times `scale`.
+        """Return what torch.optim calls: it sets both vectors' `.grad` and returns F, all times `scale`.
 
         Every call adds the examples it passed over to `count["examples"]`.
         """

@@ -217,11 +217,13 @@ def product(matrix: Float[Tensor, "d e"], columns: Float[Tensor, "e r"]) -> Floa
     It is computed as the transpose of columnsᵀ · matrixᵀ: a few contiguous rows on the left take half the
     time of a few columns on the right, or less. Columns that are not stored so are copied first.
     """
-    return (columns.T.contiguous() @ matrix.T).T
+    transposed: Tensor = columns.T.contiguous() @ matrix.T
+    return transposed.T
 
 
 def _stacked_product(g: Float[Tensor, "R K m"], u: Float[Tensor, "m r"]) -> Float[Tensor, "R K r"]:
-    return product(g.flatten(0, 1), u).unflatten(0, g.shape[:2])
+    flat = product(g.flatten(0, 1), u)
+    return flat.reshape(*g.shape[:2], u.shape[1])
 
 
 def concatenate(parts: Sequence[Jacobian]) -> Jacobian:

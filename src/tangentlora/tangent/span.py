@@ -58,12 +58,12 @@ def whole(jacobian: Jacobian) -> Span:
 
 
 def widen(jacobian: Jacobian, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]]) -> tuple[Jacobian, Span]:
-    """Return the restricted Jacobian and its span with room for the columns of every v_t (n,r) beside its rows.
+    """Return the restricted Jacobian and its span, with room for the columns of every v_t, (n,r).
 
-    The row basis B_t becomes (B_t, C_t), C_t an orthonormal basis of what v_t adds to it; there the Jacobian is
-    0. From (u, v) with u in the span, gradient descent with momentum and L-BFGS never leave the wider span, as
-    each gradient M v + λu, Mᵀu + λv lies in it; so training there is training in the original coordinates.
-    Derived; see docs/theory.md, "Restriction to the span".
+    The row basis B_t becomes (B_t, C_t), C_t an orthonormal basis of what v_t adds to it; on C_t the
+    Jacobian is 0. Started at (u, v) with u in the span, gradient descent never leaves the wider span, as
+    each gradient (M v + λu, Mᵀu + λv) lies in it: training there is training in the original coordinates.
+    Derived; see docs/solvers.md, "Descent".
     """
     bases, layers = {}, {}
     for name, rows in jacobian.layers.items():

@@ -52,6 +52,7 @@ def test_a_study_fills_a_document(tmp_path: Path) -> None:
     assert list(blocks) == [f"made-{name}" for name in names]
     assert blocks["made-figure-loss"].startswith("![Line charts of the objective")
     assert "](figures/made/loss.svg)" in blocks["made-figure-loss"]
+    assert r"where P\* is the certified optimum" in blocks["made-figure-distance"]
     assert "Tasks: mr. Seeds: 13. Training examples: 32 per case." in blocks["made-cases"]
     page = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in blocks)
     assert blocks["made-worth"].strip() in fill(page, blocks)

@@ -86,7 +86,7 @@ def test_runs_that_never_reach_the_optimum_are_counted(
     assert "never" not in all_reach.svg + all_reach.caption
 
 
-@pytest.mark.parametrize("figure", [distance_figure, singular_value_figure, published_figure])
+@pytest.mark.parametrize("figure", [distance_figure, published_figure])
 def test_one_task_with_one_seed_has_no_band(figure: Callable[[Study], Picture | None]) -> None:
     several = draw_one(figure, made.study(("mr",), (13, 21), ranks=(8,)))
     one = draw_one(figure, made.study(("mr",), (13,), ranks=(8,)))
@@ -149,6 +149,24 @@ def test_distances_below_the_floor_are_drawn_there(drawn: dict[str, Picture]) ->
     stuck = draw_one(distance_figure, made.study(("sst2",), (13,), ranks=(1,)))
     assert stuck is not None
     assert "full fine-tuning at 1.0e-8" in stuck.alt
+
+
+def test_each_seed_has_its_own_line_of_singular_values() -> None:
+    values = made.study(("mr",), (13, 21), ranks=(8,))
+    cell(values, "full", 1)["singular_values"] = {"layer": [2.0, 0.5]}
+    cell(values, f"certified-lam{made.LAM:g}", 1)["ranks"] = {"layer": 1}
+    picture = draw_one(singular_value_figure, values)
+    assert picture is not None
+    assert "one line per seed (n = 2 seeds)" in picture.caption
+    assert "mr shows 2 to 33, its certified optimum has 1 to 3" in picture.alt
+
+
+def test_the_number_of_seeds_may_differ_by_task() -> None:
+    values = made.study(("mr", "cr"), (13, 21), ranks=(8,))
+    values["cases"].pop()
+    picture = draw_one(distance_figure, values)
+    assert picture is not None
+    assert "Means over n = 1 to 2 seeds by task, bands of" in picture.caption
 
 
 def test_many_singular_values_are_drawn_in_part_and_the_rest_is_counted() -> None:

@@ -72,7 +72,8 @@ def _unpaired(marker: re.Match[str]) -> InputError:
 
 def _reference(picture: Picture, place: str) -> str:
     alt = picture.alt.replace("[", "(").replace("]", ")")
-    return f"![{alt}]({place}/{picture.name}.svg)\n\n*{picture.title}.* {picture.caption}\n"
+    caption = picture.caption.replace("*", r"\*")  # P* is no emphasis
+    return f"![{alt}]({place}/{picture.name}.svg)\n\n*{picture.title}.* {caption}\n"
 
 
 def _cases(study: Study) -> str:

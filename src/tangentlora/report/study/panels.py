@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from tangentlora.report.canvas import COLOURS, DASHES, GRID, INK, MARKERS, Style, blank
 from tangentlora.report.study.results import Group, Study
 from tangentlora.report.study.series import Band
-from tangentlora.report.wording import listing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,10 +121,15 @@ def rank_axis(axes: Iterable[Axes], ranks: Sequence[int], full: bool) -> None:
             ax.axvline(len(ranks) - 0.3, color=GRID, linewidth=1.4, zorder=0)
 
 
-def over_seeds(groups: Sequence[Group], shown: str = "bands") -> str:
-    """Return the sentence on what was averaged over how many seeds, for a caption."""
+def seeds(groups: Sequence[Group]) -> str:
+    """Return `n = 3 seeds`, or the range where the tasks have different numbers."""
     counts = sorted({len(group.cases) for group in groups})
     if counts == [1]:
-        return "One seed."
-    words = str(counts[0]) if len(counts) == 1 else f"{listing(counts)} by task"
-    return f"Means over n = {words} seeds, {shown} of ± one standard deviation."
+        return "one seed"
+    return f"n = {counts[0]} seeds" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} seeds by task"
+
+
+def over_seeds(groups: Sequence[Group], shown: str = "bands") -> str:
+    """Return the sentence on what was averaged over how many seeds, for a caption."""
+    n = seeds(groups)
+    return "One seed." if n == "one seed" else f"Means over {n}, {shown} of ± one standard deviation."

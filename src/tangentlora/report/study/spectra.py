@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import Any
 
-from tangentlora.report.canvas import COLOURS, INK, Picture, finish, log_ticks
-from tangentlora.report.study.panels import label_axes, multiples, over_seeds
+from tangentlora.report.canvas import COLOURS, INK, MARKERS, Picture, finish, log_ticks
+from tangentlora.report.study.panels import label_axes, multiples, seeds
 from tangentlora.report.study.results import Cell, Group, Study
-from tangentlora.report.study.series import log_mean_of
 from tangentlora.report.wording import listing, relative
 
 SHOWN = 40
@@ -23,43 +22,50 @@ def singular_value_figure(study: Study) -> Picture | None:
     if not groups:
         return None
     figure, axes = multiples(groups, sharey=True)
-    floor = SMALLEST * max(spectrum[0] for group in groups for spectrum in _spectra(group) if spectrum)
+    largest = max(spectrum[0] for group in groups for spectrum in _spectra(group) if spectrum)
     held: list[float] = []
     told = []
     for ax, group in zip(axes, groups, strict=True):
-        columns = list(zip_longest(*_spectra(group), fillvalue=0.0))[:SHOWN]
-        triples = [triple for column in columns if (triple := log_mean_of(column, floor)) is not None]
-        places = range(1, len(triples) + 1)
-        mean, low, high = zip(*triples, strict=True)
-        held += [*low, *high]
-        if len(group.cases) > 1:
-            ax.fill_between(places, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
-        ax.plot(places, mean, color=COLOURS[0], marker="o", markersize=4, linewidth=1.2)
+        spectra = [[max(s, SMALLEST * largest) for s in row[:SHOWN]] for row in _spectra(group) if row]
+        for i, row in enumerate(spectra):
+            ax.plot(range(1, len(row) + 1), row, linewidth=1.0, markersize=4, **_sign(i))
+            held += row
+        counts = sorted(map(len, spectra))
         ranks = [sum(cell.ranks.values()) for _, cell in group.cells("certified")]
-        told.append(f"{group.label} shows {len(mean)} from {mean[0]:.2g} to {mean[-1]:.2g}")
+        told.append(f"{group.label} shows {_range(counts)}")
         if ranks:
-            spread = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+            spread = _range(ranks)
             ax.axvspan(min(ranks) + 0.5, max(ranks) + 0.5, color=INK, alpha=0.12, linewidth=0)
             ax.axvline(max(ranks) + 0.5, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
             where: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top"}
             ax.text(0.98, 0.96, f"the certified\noptimum has {spread}", fontsize=8, color=INK, **where)
             told[-1] += f", its certified optimum has {spread}"
-        ax.set_xlim(0, max(8, len(mean)) + 1)
+        ax.set_xlim(0, max(8, counts[-1]) + 1)
     for ax in axes:
         log_ticks(ax, min(held) / 3, 6 * max(held))
     label_axes(figure, axes, "place among the singular values of all layers, largest first", "singular value")
     most = max(len(spectrum) for group in groups for spectrum in _spectra(group))
-    cut = f" Those below {relative(floor)} are drawn there." if min(held) <= 1.0001 * floor else ""
+    floor = SMALLEST * largest
+    cut = f" Those below {relative(floor)} are drawn there." if min(held) <= floor else ""
     cut += f" The largest {SHOWN} of up to {most} are shown." if most > SHOWN else ""
     return finish(
         figure,
         "singular-values",
         "Singular values of full fine-tuning",
-        "Singular values of the answer of full fine-tuning, all layers together. The dashed line stands "
-        "after as many as the certified optimum has, summed over the layers; a grey strip is the "
-        f"range over seeds. {over_seeds(groups)} Both are taken of the logarithm.{cut}",
+        "Singular values of the answer of full fine-tuning, all layers together, one line per seed "
+        f"({seeds(groups)}). The dashed line stands after as many as the certified optimum has, summed over "
+        f"the layers; a grey strip is the range over seeds.{cut}",
         f"Dot charts of singular values on a logarithmic axis, one panel per task: {listing(told)}.",
     )
+
+
+def _sign(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[(0, 2, 3, 4, 5, 1)[i % 6]], "marker": MARKERS[i % 6]}
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _spectra(group: Group) -> list[list[float]]:

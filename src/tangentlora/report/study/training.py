@@ -52,7 +52,9 @@ def loss_figure(study: Study) -> Picture | None:
             ax.axhline(optimum.mean, color=INK, linewidth=1.1, label=CERTIFIED, zorder=1.8)
             least = min(least, optimum.mean)
         height = max(start - least, 1e-12)
-        ax.set_ylim(least - 0.08 * height, start + 0.05 * height)
+        # A run that rises far above its start, on the way to diverging, leaves the panel.
+        peak = max(y for line in lines for y in line.band.mean)
+        ax.set_ylim(least - 0.08 * height, max(start, min(peak, start + 0.5 * height)) + 0.05 * height)
     _finish_panels(figure, axes, drawn, "objective: loss + λ · penalty")
     told = [_ends(group, lines, number) + _optimum(group) for group, lines in drawn]
     return finish(
@@ -72,10 +74,8 @@ def distance_figure(study: Study) -> Picture | None:
     groups = [group for group, _ in drawn]
     figure, axes = multiples(groups, sharey=True)
     means = [y for _, lines in drawn for line in lines for y in line.band.mean]
-    low, high = (
-        min(*means, study.within) / 2,
-        2 * max(line.band.mean[0] for _, lines in drawn for line in lines),
-    )
+    start = max(line.band.mean[0] for _, lines in drawn for line in lines)
+    low, high = min(*means, study.within) / 2, 2 * min(max(means), 100 * start)
     for ax, (_, lines) in zip(axes, drawn, strict=True):
         _draw(ax, lines)
         log_ticks(ax, low, max(high, 10 * low))

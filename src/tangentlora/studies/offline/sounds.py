@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,10 +131,10 @@ def _train(
     """Return the trained network and its accuracy on utterances of the same words by other speakers."""
     draw = np.random.default_rng(seed)
     heard, judged = _hear(words, effort.heard, draw), _hear(words, effort.judged, draw)
-    network = small_wav2vec2(len(words), sampling_rate=RATE, seed=seed)
+    network: Any = small_wav2vec2(len(words), sampling_rate=RATE, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        listener = _Listener(network, 96)
+        listener = _Listener(network, network.config.hidden_size)
 
     def loss(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(heard), (_BATCH,), generator=generator).tolist()
