@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Two test processes with one thread each are faster than one with two, and never wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench results clean
 
 demo: $(VENV)/.demo
 	OMP_WAIT_POLICY=passive $(BIN)/tangentlora demo --output-dir runs/demo
@@ -21,6 +21,11 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/linearize_roberta.py --output benchmarks/results/linearize_roberta.json
+	$(BIN)/python benchmarks/paper_protocol.py --output benchmarks/results/paper_protocol.json
+
+# docs/results.md and its figures, from the committed results
+results: $(VENV)/.dev
+	$(BIN)/python -m tangentlora.report.study results docs/results.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -229,6 +229,11 @@ def test_the_order_of_learning_rates_does_not_matter():
     assert replace(other, seconds=0.0) == replace(lora_points()[1], seconds=0.0)
 
 
+def test_where_nothing_is_learnt_the_first_epoch_at_the_lowest_rate_is_chosen():
+    found = small_lora(network_of(2), splits_of(2), learning_rates=(1e-29, 1e-30))
+    assert found.chosen == {"learning_rate": 1e-30, "epoch": 1}
+
+
 def test_the_test_set_is_seen_once(monkeypatch):
     network, splits = network_of(2), splits_of(2)
     seen, predict = [], Network.predict

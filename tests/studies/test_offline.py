@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,10 @@ import torch
 from scipy.io import wavfile
 from torch import nn
 
+from tangentlora.data import load_splits
 from tangentlora.errors import InputError
 from tangentlora.solvers.certified import Certified
-from tangentlora.studies.offline import Made, by_speaker, make_digits, make_sounds
+from tangentlora.studies.offline import Made, make_digits, make_sounds
 from tangentlora.studies.offline.made import make_once
 from tangentlora.studies.offline.training import train
 from tangentlora.studies.offline.voices import PHONES, RATE, Speaker, draw_speaker, draw_words, say
@@ -239,55 +239,15 @@ def test_the_traits_of_speakers_are_of_one_size() -> None:
     assert traits.std(axis=0).min() > 0.3
 
 
-def write_takes(source: Path, names: list[str]) -> Path:
-    for i, name in enumerate(names):
-        path = source / ("train" if i % 2 else "test") / name.split("_")[0] / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        wavfile.write(path, RATE, np.full(400, i, dtype=np.int16))
-    return source
-
-
-def test_recordings_are_sorted_by_speaker(tmp_path: Path) -> None:
-    names = [
-        f"{word}_{speaker}_{take}.wav" for speaker in ("ada", "bo") for word in "34" for take in (2, 9, 10)
-    ]
-    source = write_takes(tmp_path / "words", names)
-    folder = by_speaker(source, tmp_path / "speakers")
-    assert folder == tmp_path / "speakers"
-    assert classes(folder / "train") == {"ada": 4, "bo": 4}
-    assert {path.name for path in (folder / "test" / "bo").iterdir()} == {"3_bo_10.wav", "4_bo_10.wav"}
-    (original,) = source.rglob("4_ada_2.wav")
-    assert (folder / "train" / "ada" / "4_ada_2.wav").read_bytes() == original.read_bytes()
-    shutil.rmtree(source)
-    assert by_speaker(source, folder) == folder  # there already
-    assert not list(tmp_path.glob(".*"))
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], "0 speaker"),
-        (["3_ada_1.wav"], "recordings of 1 speaker"),
-        (["3_ada_1.wav", "three.wav"], "expected a name such as 3_anna_12.wav"),
-        (["3_ada_1.wav", "3_ada_01.wav"], "expected each recording once"),
-    ],
-)
-def test_recordings_that_cannot_be_sorted(tmp_path: Path, names: list[str], message: str) -> None:
-    source = write_takes(tmp_path / "words", names)
-    with pytest.raises(InputError, match=message):
-        by_speaker(source, tmp_path / "speakers")
-    assert not (tmp_path / "speakers").exists()
-
-
-def test_made_recordings_make_a_task_of_speakers_too(sounds: Made, tmp_path: Path) -> None:
-    folder = by_speaker(sounds.data, tmp_path / "speakers")
-    assert classes(folder / "train") == {f"s{i}": 8 for i in range(6)}
-    assert classes(folder / "test") == {f"s{i}": 4 for i in range(6)}
+def test_made_recordings_make_a_task_of_speakers_too(sounds: Made) -> None:
+    splits = load_splits(str(sounds.data), label_pattern="_(.+?)_")
+    assert splits.task.labels == tuple(f"s{i}" for i in range(6))
 
 
 @pytest.mark.skipif(not RECORDINGS.is_dir(), reason="the recordings are not part of the project")
-def test_real_recordings_make_a_task_of_six_classes(tmp_path: Path) -> None:
-    folder = by_speaker(RECORDINGS, tmp_path / "speakers")
-    assert len(classes(folder / "train")) == 6
-    assert min(classes(folder / "train").values()) >= 32
-    assert min(classes(folder / "test").values()) >= 16
+def test_real_recordings_make_a_task_of_six_classes() -> None:
+    splits = load_splits(str(RECORDINGS), label_pattern="_(.+?)_", shots=16)
+    assert len(splits.task.labels) == 6
+    assert set(splits.train.counts().values()) == {16}
+    assert splits.test is not None
+    assert min(splits.test.counts().values()) >= 32

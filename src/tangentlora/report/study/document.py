@@ -63,6 +63,11 @@ def fill(document: str, blocks: Mapping[str, str]) -> str:
     return "".join([*parts, document[at:]])
 
 
+def marked(document: str) -> frozenset[str]:
+    """Return the names of the blocks that a document has markers for."""
+    return frozenset(marker[2] for marker in _MARKER.finditer(document))
+
+
 def _unpaired(marker: re.Match[str]) -> InputError:
     return InputError(
         f"got the marker {marker[0]} out of place, expected each begin to be followed by the end of the same "

@@ -3,6 +3,5 @@
 from tangentlora.studies.offline.digits import make_digits
 from tangentlora.studies.offline.made import Made, Size
 from tangentlora.studies.offline.sounds import make_sounds
-from tangentlora.studies.offline.speakers import by_speaker
 
-__all__ = ["Made", "Size", "by_speaker", "make_digits", "make_sounds"]
+__all__ = ["Made", "Size", "make_digits", "make_sounds"]
