@@ -47,7 +47,7 @@ def loaded(network: Network, folder: Path) -> Iterator[None]:
 
     from peft import PeftModel, get_peft_model_state_dict
 
-    with _restored(network.module):
+    with restored(network.module):
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 # PEFT sets this right layer by layer where Linear and Conv1D are adapted together.
@@ -138,7 +138,7 @@ def _watched(network: Network, adapter: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
+def restored(module: nn.Module) -> Iterator[None]:
     """Put back after the block every submodule and flag that PEFT changes, however far it came."""
     children = [(parent, *child) for parent in module.modules() for child in parent.named_children()]
     modes = [(child, child.training) for child in module.modules()]

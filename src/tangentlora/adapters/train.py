@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tangentlora.adapters.check import _restored
+from tangentlora.adapters.check import restored
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.network import Network
@@ -114,7 +114,7 @@ def _injected(
         bias="none",
         fan_in_fan_out=any(target.transposed for target in targets),
     )
-    with _restored(network.module):
+    with restored(network.module):
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # PEFT sets this right layer by layer where Linear and Conv1D are adapted together.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")

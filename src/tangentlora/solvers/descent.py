@@ -23,6 +23,7 @@ from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.solvers.threads import fitting_threads
 from tangentlora.tangent.span import Span, whole, widen
 
 # A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a
@@ -92,6 +93,10 @@ class Descent(Solver):
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
         """Return the trained factors; raises InputError as `check` does."""
         self.check(problem)
+        with fitting_threads(problem.contrasted.jacobian):
+            return self._train(problem, monitor, progress)
+
+    def _train(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
         trained = problem.with_lam(0.0) if self.published else problem
         unseen = problem.lam - trained.lam  # the part of λ that is logged and does not act
         start = self._start(problem)

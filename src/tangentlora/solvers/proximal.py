@@ -22,6 +22,7 @@ from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
+from tangentlora.solvers.threads import fitting_threads
 from tangentlora.tangent.jacobian import product
 
 
@@ -54,6 +55,10 @@ class Proximal(Solver):
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
         """Return the updates as balanced thin factors (U√σ, V√σ); raises InputError as `check` does."""
         self.check(problem)
+        with fitting_threads(problem.contrasted.jacobian):
+            return self._train(problem, monitor, progress)
+
+    def _train(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
         inner, span = problem.reduced
         generator = torch.Generator().manual_seed(self.seed)
         zero, outputs = inner.zero(), torch.zeros_like(inner.f0)

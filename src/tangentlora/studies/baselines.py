@@ -210,7 +210,7 @@ def _required_dev(splits: Splits) -> Examples:
 
 def _sklearn_linear_model() -> Any:
     try:
-        from sklearn import linear_model  # type: ignore[import-untyped]
+        from sklearn import linear_model
     except ImportError as error:
         raise InputError(
             "got no scikit-learn, which logistic regression on embeddings needs, expected it installed; run "

@@ -17,7 +17,7 @@ from tangentlora.studies.measure import LinearisedSet, real_scores
 from tangentlora.studies.prepare import Prepared
 from tangentlora.studies.run import VISIBLE_RANK
 from tangentlora.studies.settings import Settings, SolverName
-from tangentlora.studies.study import Cell, Grid
+from tangentlora.studies.study import Cell
 from tangentlora.studies.trials import trial
 from tangentlora.theory.certificate import certify
 
@@ -51,7 +51,6 @@ def run_cell(
     prepared: Prepared,
     sets: Sequence[LinearisedSet],
     cell: Cell,
-    grid: Grid,
     scalars: Scalars | None = None,
 ) -> dict[str, Any]:
     """Solve the cell's problem and return its record; all but `seconds` is the same on every run."""
@@ -102,11 +101,36 @@ def run_cell(
         "curve": _curve(solution),
         "trace": [list(point) for point in solution.trace],
         "linearised": linearised,
-        "real": real_scores(prepared, solution.factors) if cell.variant in grid.real else None,
+        "real": None,
         "without_f0": without[0] if cell.variant == "published" and without else None,
         "chosen": {},
         "seconds": seconds,
     }
+
+
+def run_real(prepared: Prepared, cell: Cell) -> dict[str, Any]:
+    """Solve the cell's problem once more and return the scores of the real network at the answer."""
+    assert cell.lam is not None, "only baselines have no λ"
+    start = time.perf_counter()
+    solution = solver_of(cell, prepared.settings).solve(prepared.problem.with_lam(cell.lam))
+    scored = real_scores(prepared, solution.factors)
+    return {"slug": cell.slug, "real": scored, "seconds": time.perf_counter() - start}
+
+
+def chosen_by_dev(records: Sequence[dict[str, Any]]) -> float | None:
+    """Return the λ of the certified record with the highest dev accuracy; None where there is no dev set.
+
+    Ties go to the lower dev loss, then to the larger λ, which is the simpler answer.
+    """
+    scored = [r for r in records if r["variant"] == "certified" and "dev_accuracy" in r["linearised"]]
+    if not scored:
+        return None
+
+    def merit(record: dict[str, Any]) -> tuple[float, float, float]:
+        return record["linearised"]["dev_accuracy"], -record["linearised"]["dev_loss"], record["lam"]
+
+    lam: float = max(scored, key=merit)["lam"]
+    return lam
 
 
 def trained_parameters(cell: Cell, problem: Problem) -> int:

@@ -23,7 +23,7 @@ from tangentlora.progress import bar
 from tangentlora.report.folder import RunFolder
 from tangentlora.studies.assemble import assemble, describe_case
 from tangentlora.studies.baselines import Baseline, logistic_regression, peft_lora, zero_shot
-from tangentlora.studies.cells import Scalars, run_cell
+from tangentlora.studies.cells import Scalars, chosen_by_dev, run_cell, run_real
 from tangentlora.studies.made import with_made
 from tangentlora.studies.measure import LinearisedSet, linearised_sets
 from tangentlora.studies.prepare import Prepared, prepare
@@ -55,6 +55,8 @@ def run_study(
                 shown.set_postfix_str(f"{case.name}: {cell.name}")
                 records.append(run.record(cell, None if writer is None else writer.of(case, cell)))
                 shown.update()
+            shown.set_postfix_str(f"{case.name}: the real network")
+            run.add_real(records)
             done.append((run.description, records))
             timings[case.name] = {
                 "linearise": run.seconds,
@@ -91,14 +93,32 @@ class _CaseRun:
 
     def record(self, cell: Cell, scalars: Scalars | None) -> dict[str, Any]:
         """Return the cell's record: the one in the folder if it is of this very problem, else a new one."""
-        name, key = f"{cell.slug}.json", self._key(cell)
+        if cell.variant in BASELINES:
+            return self._found(f"{cell.slug}.json", cell, lambda: _baseline(self.prepared, cell))
+        return self._found(
+            f"{cell.slug}.json", cell, lambda: run_cell(self.prepared, self.sets, cell, scalars)
+        )
+
+    def add_real(self, records: Sequence[dict[str, Any]]) -> None:
+        """Add the real network's scores, a pass over all examples each, to the records that the grid names.
+
+        Of the certified answers these are the one at the first λ and the one that the dev set chooses.
+        """
+        grid = self.case.grid
+        lams = {grid.lams[0], chosen_by_dev(records)}
+        for record in records:
+            cell = Cell(record["variant"], record["rank"], record["lam"])
+            named = cell.variant in grid.real and cell.variant not in BASELINES
+            if named and (cell.variant != "certified" or cell.lam in lams):
+                scored = self._found(f"real-{cell.slug}.json", cell, partial(run_real, self.prepared, cell))
+                record["real"] = scored["real"]
+
+    def _found(self, name: str, cell: Cell, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what an earlier run wrote under this name for this very problem, else what `make` makes."""
+        key = self._key(cell)
         found = self._read(name)
         if found is None or found["key"] != key:
-            if cell.variant in BASELINES:
-                record = _baseline(self.prepared, cell)
-            else:
-                record = run_cell(self.prepared, self.sets, cell, self.case.grid, scalars)
-            self._write(name, {"key": key} | record)
+            self._write(name, {"key": key} | make())
             found = self._read(name)  # what is assembled is what was written, now and after a kill
         assert found is not None
         return found
@@ -109,7 +129,6 @@ class _CaseRun:
         identity = {
             "settings": settings,
             "cell": None if cell is None else asdict(cell),
-            "real": cell is not None and cell.variant in self.case.grid.real,
             "tangents": [None if part is None else part.key for part in parts],
             "labels": [None if part is None else part.labels for part in self._examples()],
             "tangentlora": version("tangentlora"),
