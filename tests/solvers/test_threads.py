@@ -8,6 +8,7 @@ import torch
 from random_problems import random_problem
 from tangentlora.blocks import Factors
 from tangentlora.solvers import threads
+from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
 from tangentlora.solvers.solution import Record, Solver
@@ -22,7 +23,7 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "solver", [Descent(rank=2, epochs=3), Proximal(epochs=3)], ids=lambda s: type(s).__name__
+    "solver", [Descent(rank=2, epochs=3), Proximal(epochs=3), Certified()], ids=lambda s: type(s).__name__
 )
 @pytest.mark.parametrize(("small", "expected"), [(2**20, 1), (10, 3)])
 def test_small_problems_keep_to_one_thread_and_give_the_others_back(

@@ -20,6 +20,7 @@ from tangentlora.progress import bar
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.solvers.threads import fitting_threads
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Certified(Solver):
     def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
         """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist."""
         self.check(problem)
+        with fitting_threads(problem.contrasted.jacobian):
+            return self._solve(problem, monitor, progress)
+
+    def _solve(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
         inner, span = problem.reduced
         factors, history, products = inner.zero(), [], 0
         goal = 0.1 * self.tolerance  # a margin, since the certificate counts its own rounding in
