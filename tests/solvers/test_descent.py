@@ -16,6 +16,7 @@ from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.factored import FactoredObjective, perturbation
 from tangentlora.solvers.solution import Record, Solution, Status
+from tangentlora.solvers.spectral_start import spectral_start
 from tangentlora.theory.certificate import certify
 
 
@@ -154,6 +155,40 @@ def test_no_rank_ends_below_the_certified_lower_bound(rank: int, settings: dict[
     for record in solution.history:
         assert record.objective >= optimum.lower_bound
         assert record.objective - record.gap <= optimum.objective + 1e-12
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_the_spectral_start_is_the_escape_from_zero_with_the_papers_columns_beside_it(rank: int) -> None:
+    problem = random_problem(3, shapes=((12, 9), (4, 30)))
+    solver = Descent(rank=rank, epochs=1, initialisation="spectral", seed=5)
+    start = recorded(problem, solver)[1][0]
+    papers = recorded(problem, Descent(rank=rank, epochs=1, seed=5))[1][0]
+    escape = spectral_start(problem, problem.zero(), rank)
+    for name, (u, v) in start.items():
+        k = escape[name][0].shape[1]
+        # the pairs are known up to their sign, the same in both
+        torch.testing.assert_close(u[:, :k] @ v[:, :k].T, escape[name][0] @ escape[name][1].T)
+        torch.testing.assert_close(v[:, k:], papers[name][1][:, : rank - k])
+        assert not u[:, k:].any()
+        assert u.shape[1] == v.shape[1] == rank
+    assert any(u.shape[1] for u, _ in escape.values())
+    assert problem.objective(start) < problem.objective(problem.zero())
+
+
+@pytest.mark.parametrize("method", ["sgd", "adamw", "lbfgs"])
+def test_both_starts_lead_to_the_optimum(method: Any) -> None:
+    problem = random_problem(0, lam=0.1)
+    optimum = Certified().solve(problem).objective
+    for initialisation in ("paper", "spectral"):
+        solver = Descent(rank=4, method=method, epochs=3000, initialisation=initialisation)  # type: ignore[arg-type]
+        assert solver.solve(problem).objective == pytest.approx(optimum, abs=1e-4)
+
+
+def test_where_no_pair_exceeds_lam_the_spectral_start_is_the_papers() -> None:
+    problem = random_problem(0, lam=10.0)
+    for name, pair in recorded(problem, Descent(rank=2, epochs=1, initialisation="spectral"))[1][0].items():
+        papers = recorded(problem, Descent(rank=2, epochs=1))[1][0][name]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(pair, papers, strict=True))
 
 
 def test_too_small_a_rank_is_reported_as_stationary() -> None:

@@ -41,15 +41,29 @@ class Certified(Solver):
                 "--solver sgd"
             )
 
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist."""
+    def solve(
+        self,
+        problem: Problem,
+        monitor: Monitor | None = None,
+        *,
+        progress: bool = False,
+        start: Factors | None = None,
+    ) -> Solution:
+        """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist.
+
+        `start`, such as the answer at a λ nearby, is where Newton's method begins instead of an escape from
+        δ = 0. It changes the cost and not what is proved.
+        """
         self.check(problem)
         with fitting_threads(problem.contrasted.jacobian):
-            return self._solve(problem, monitor, progress)
+            return self._solve(problem, monitor, progress, start)
 
-    def _solve(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
+    def _solve(
+        self, problem: Problem, monitor: Monitor | None, progress: bool, start: Factors | None
+    ) -> Solution:
         inner, span = problem.reduced
-        factors, history, products = inner.zero(), [], 0
+        factors, history, products = inner.zero() | span.lower(start or {}), [], 0
+        escape = not any(u.shape[1] for u, _ in factors.values())
         goal = 0.1 * self.tolerance  # a margin, since the certificate counts its own rounding in
         best, stalled = float("inf"), False
         with bar(self.max_rounds, "certifying", "round", progress) as shown:
@@ -61,21 +75,25 @@ class Certified(Solver):
                     break
                 best, stalled = min(best, objective), risen
                 loose = gap > 0.1 * objective and not stalled
-                factors, spent = _round(inner, factors, None if loose else 1e-3 * goal)
-                products += spent
+                begin = _escaped(inner, factors) if escape else factors
+                factors, spent = _round(inner, begin, None if loose else 1e-3 * goal)
+                products, escape = products + spent, True
                 shown.update()
         settled = gap <= self.tolerance * max(1.0, objective)
         status = Status.GLOBAL_OPTIMUM if settled else Status.PRECISION_REACHED
         return Solution(problem, span.lift(factors), status, tuple(history), products)
 
 
-def _round(problem: Problem, factors: Factors, precision: float | None) -> tuple[Factors, int]:
-    """Return the factors after escapes, Newton's method and truncation, and the Hessian products spent.
+def _escaped(problem: Problem, factors: Factors) -> Factors:
+    return spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=0.5)
+
+
+def _round(problem: Problem, start: Factors, precision: float | None) -> tuple[Factors, int]:
+    """Return the factors after Newton's method and truncation, and the Hessian products spent.
 
     Newton's method stops at ‖∇F‖ ≤ precision·λ‖(u,v)‖. With None the round is loose: while columns are
     missing, nothing is gained by converging tightly or by keeping small ones.
     """
-    start = spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=0.5)
     unit = problem.lam * (2 * half_squares(start)) ** 0.5
     result = newton(problem, start, tolerance=(1e-2 if precision is None else precision) * unit)
     return _truncate(result.factors, 1e-4 if precision is None else RANK_TOLERANCE), result.products

@@ -41,6 +41,8 @@ _LBFGS_SCALE = 1e8
 class Descent(Solver):
     """Train rank-r factors from the paper's start: A = vᵀ Gaussian of standard deviation 1/(√r·n), B = u = 0.
 
+    `initialisation="spectral"` starts at the escape from δ = 0 instead: up to r leading singular pairs of
+    each M_t(0) that exceed λ, with a step by line search; columns that are left start as the paper's.
     `learning_rate` None chooses one. For SGD it is 1/sharpness at the spectral start, halved when the
     objective rises and quartered, back at the last logged epoch, when it exceeds twice its start; 1e-3
     for AdamW; 1 with a line search for L-BFGS. The examples are taken in their order, in minibatches of
@@ -60,6 +62,7 @@ class Descent(Solver):
     freeze_a: bool = False
     perturbation: float = 0.0
     published: bool = False
+    initialisation: Literal["paper", "spectral"] = "paper"
     seed: int = 0
     tolerance: float = 1e-6
 
@@ -99,7 +102,7 @@ class Descent(Solver):
     def _train(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
         trained = problem.with_lam(0.0) if self.published else problem
         unseen = problem.lam - trained.lam  # the part of λ that is logged and does not act
-        start = self._start(problem)
+        start = self._start(trained)
         inner, span = self._coordinates(trained, start)
         stacked = stack(span.lower(start))
         factors, kept = stacked.factors, _copy(stacked.factors)
@@ -153,7 +156,17 @@ class Descent(Solver):
             v = torch.randn(n, self.rank, generator=generator, dtype=torch.float64)
             v = v / (math.sqrt(self.rank) * n)
             factors[name] = (problem.f0.new_zeros(m, self.rank), v.to(problem.f0.device))
-        return factors
+        if self.initialisation == "paper":
+            return factors
+        inner, span = problem.reduced
+        pairs = span.lift(spectral_start(inner, inner.zero(), self.rank))
+        return {
+            name: (
+                torch.cat([pairs[name][0], u], 1)[:, : self.rank],
+                torch.cat([pairs[name][1], v], 1)[:, : self.rank],
+            )
+            for name, (u, v) in factors.items()
+        }
 
     def _coordinates(self, problem: Problem, start: Factors) -> tuple[Problem, Span]:
         """Return the problem to train in, and the span that lifts its factors back.

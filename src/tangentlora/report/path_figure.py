@@ -1,0 +1,81 @@
+"""The figure of a λ path: objective, rank and accuracy against λ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tangentlora.report.canvas import COLOURS, DASHES, INK, MARKERS, MUTED, Picture, Style, blank, finish
+from tangentlora.report.wording import accuracy, number, plain, short_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from tangentlora.studies.path import LambdaPath
+
+_SETS = {"train": "training", "dev": "dev", "cv": "cross-validation", "test": "test"}
+
+
+def path_figure(path: LambdaPath) -> Picture:
+    """Draw the objective, the rank per layer and the accuracies of a path over λ on a logarithmic axis.
+
+    The dotted line is the chosen λ; hollow points are not certified. Draw it inside `house_style`.
+    """
+    figure, axes = blank(6.6, rows=3, sharex=True)
+    lams = [point.lam for point in path.points]
+    axes[0].plot(lams, [point.objective for point in path.points], color=COLOURS[0])
+    for point in path.points:
+        face = COLOURS[0] if point.certified else "none"
+        axes[0].plot(point.lam, point.objective, "o", color=COLOURS[0], markerfacecolor=face, markersize=4)
+    axes[0].set_title("objective at the certified optimum")
+    _rank_panel(axes[1], path, lams)
+    _accuracy_panel(axes[2], path, lams)
+    for ax in axes:
+        ax.set_xscale("log")
+        ax.axvline(path.chosen, color=INK, linewidth=1.1, linestyle=":", zorder=1)
+    axes[-1].set_xlabel("λ")
+    best, proved = path.best, sum(point.certified for point in path.points)
+    ends = "; ".join(f"{name} {accuracy(best.scores[key])}" for name, key in _scored(path))
+    return finish(
+        figure,
+        "path",
+        "The λ path",
+        f"The certified optimum at {len(lams)} values of λ, {proved} of them certified. Dotted: λ = "
+        f"{plain(float(f'{path.chosen:.3g}'))}, chosen by {path.rule}.",
+        f"Three line charts against λ from {lams[-1]:.2g} to {lams[0]:.2g}: objective, rank and accuracy. At "
+        f"the chosen λ the objective is {number(best.objective)}, the total rank {sum(best.ranks.values())}; "
+        f"accuracy: {ends}.",
+    )
+
+
+def _rank_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    names = short_names(list(path.points[0].ranks))
+    total = [sum(point.ranks.values()) for point in path.points]
+    if len(names) > len(COLOURS):
+        ax.step(lams, total, where="mid", color=INK, label="all layers together")
+    else:
+        for i, (name, short) in enumerate(names.items()):
+            style = Style(COLOURS[i], MARKERS[i], DASHES[i])
+            ranks = [point.ranks[name] for point in path.points]
+            ax.step(lams, ranks, where="mid", label=short, **style.line((0.02 * i, 0.13)))
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.set_ylim(-0.12 * max(1, *total), None)
+    ax.set_title("rank")
+    ax.legend(loc="upper right")
+
+
+def _accuracy_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
+    for i, (name, key) in enumerate(_scored(path)):
+        style = Style(COLOURS[i], MARKERS[i], DASHES[i])
+        values = [point.scores[key] for point in path.points]
+        ax.plot(lams, values, label=name, **style.line((0.02 * i, 0.13)))
+    ax.set_title("accuracy of the linearised network")
+    ax.legend(loc="lower left", labelcolor=INK)
+    ax.tick_params(axis="x", color=MUTED)
+
+
+def _scored(path: LambdaPath) -> list[tuple[str, str]]:
+    """Return the name and the key of each set whose accuracy is known, in the order of the data's way."""
+    known = path.points[0].scores
+    return [(name, f"{which}_accuracy") for which, name in _SETS.items() if f"{which}_accuracy" in known]

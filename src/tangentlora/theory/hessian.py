@@ -1,0 +1,160 @@
+"""The factored objective to second order at any factors, perturbed or not, without forming the Hessian.
+
+With Q_t = [u_t; v_t], M_t = Σ_ik a_ik J_ik,t and S_t = [[λI, M_t],[M_tᵀ, λI]] + 2Π_t,
+
+    F_Π(Q) = L̂(uvᵀ) + λ/2 Σ_t ‖Q_t‖² + Σ_t ⟨Π_t, Q_tQ_tᵀ⟩,    ∇F_Π = (S_t Q_t)_t,
+    ∇²F_Π[D, D] = ∇²L̂[E, E] + Σ_t ⟨S_t, D_tD_tᵀ⟩,    D_t = [U_t; V_t],  E_t = U_tv_tᵀ + u_tV_tᵀ.
+
+Derived; docs/theory.md, "Stationary points".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.blocks import Blocks, Factors
+from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.tangent.jacobian import FactoredPoint
+
+_NO_TURN = 1e-14  # of ‖Q‖²: columns smaller than this have no direction to be turned in
+
+
+@dataclass(frozen=True, eq=False)
+class Hessian:
+    """∇²F_Π at the factors (u,v), with the value and the gradient of F_Π there.
+
+    `noise` holds Π_t ⪰ 0, (m+n,m+n), per layer; a layer that it lacks has Π_t = 0. A layer that the factors
+    lack, or hold at rank zero, is not varied. Directions are factors, or vectors as `pack` makes them.
+    """
+
+    problem: Problem
+    factors: Factors
+    noise: Mapping[str, Float[Tensor, "_s _s"]] = field(default_factory=dict)
+
+    @cached_property
+    def _point(self) -> FactoredPoint:
+        return self.problem.jacobian.at(self.factors)
+
+    @cached_property
+    def z(self) -> Float[Tensor, "N K"]:
+        """The outputs z = f0 + J(uvᵀ)."""
+        return self.problem.f0 + self._point.forward()
+
+    @cached_property
+    def value(self) -> float:
+        """F_Π(u,v)."""
+        noise = sum(
+            float((self.noise[t] * (q @ q.T)).sum()) for t, q in self._stacked.items() if t in self.noise
+        )
+        return self.problem.empirical_loss(self.z) + self.problem.lam * half_squares(self.factors) + noise
+
+    @cached_property
+    def loss_gradient(self) -> Blocks:
+        """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers of the factors."""
+        layers = self.problem.jacobian.only(list(self.factors))
+        return layers.adjoint(self.problem.dual_point(self.z))
+
+    @cached_property
+    def gradient(self) -> Float[Tensor, " d"]:
+        """∇F_Π = (S_t Q_t)_t as one vector."""
+        return self.pack(self._slack_product(self.factors))
+
+    def product(self, d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """Return ∇²F_Π d: the data's curvature by one forward and one adjoint product with J, and S_t D_t."""
+        direction = self.unpack(d)
+        along = self.problem.jacobian.at(direction)
+        moved = self.problem.jacobian.zeros()
+        for name in direction:
+            terms = along.gu[name] * self._point.xv[name].unsqueeze(1)
+            terms = terms + self._point.gu[name] * along.xv[name].unsqueeze(1)
+            moved += self.problem.jacobian.layers[name].per_example(terms.sum(2))
+        bent = self.problem.loss.hessian_product(self.z, self.problem.y, moved) / len(moved)
+        return self.pack(self._point.adjoint(bent)) + self.pack(self._slack_product(direction))
+
+    def dense(self) -> Float[Tensor, "d d"]:
+        """Return ∇²F_Π as a matrix, by d products: for few parameters only."""
+        size = sum(w.numel() for pair in self.factors.values() for w in pair)
+        units = torch.eye(size, dtype=self.z.dtype, device=self.z.device)
+        matrix = torch.stack([self.product(unit) for unit in units]) if size else units
+        return 0.5 * (matrix + matrix.T)
+
+    def slack(self, name: str) -> Float[Tensor, "_s _s"]:
+        """Return S_t = [[λI, M_t],[M_tᵀ, λI]] + 2Π_t, (m+n,m+n)."""
+        M = self.loss_gradient[name]
+        m, n = M.shape
+        S = self.problem.lam * torch.eye(m + n).to(M)
+        S[:m, m:], S[m:, :m] = M, M.T
+        return S + 2 * self.noise[name] if name in self.noise else S
+
+    def slack_norm(self, name: str) -> float:
+        """Return λ + ‖M_t‖₂ + 2‖Π_t‖₂ ≥ ‖S_t‖₂."""
+        parts = [self.loss_gradient[name], *([2 * self.noise[name]] if name in self.noise else [])]
+        return self.problem.lam + sum(float(torch.linalg.svdvals(part)[:1].sum()) for part in parts)
+
+    def without_rotations(self, d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """Return d without its part along Q_tΩ_t, Ω_tᵀ = −Ω_t: F_Π does not change as Q_t turns to Q_tR.
+
+        With QᵀQ = Z diag(σ²) Zᵀ that part is QZ Ω' Zᵀ, Ω'_ij = (G_ij − G_ji)/(σ_i² + σ_j²), G = (QZ)ᵀDZ.
+        """
+        rest: Factors = {}
+        for name, (U, V) in self.unpack(d).items():
+            Z, turned, size = self._turns[name]
+            G = turned.T @ torch.cat([U, V]) @ Z
+            omega = torch.where(size > 0, (G - G.T) / size.clamp(min=torch.finfo(G.dtype).tiny), 0.0)
+            part = turned @ omega @ Z.T
+            rest[name] = (U - part[: len(U)], V - part[len(U) :])
+        return self.pack(rest)
+
+    @cached_property
+    def _turns(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Z, QZ and σ_i² + σ_j² per layer, 0 where both columns count as zero."""
+        result = {}
+        for name, q in self._stacked.items():
+            squares, Z = torch.linalg.eigh(q.T @ q)
+            size = squares.clamp(min=0)[:, None] + squares.clamp(min=0)[None, :]
+            result[name] = (
+                Z,
+                q @ Z,
+                torch.where(size > _NO_TURN * size.max(), size, 0.0) if len(Z) else size,
+            )
+        return result
+
+    @cached_property
+    def _stacked(self) -> dict[str, Tensor]:
+        return {name: torch.cat(pair) for name, pair in self.factors.items()}
+
+    def _slack_product(self, direction: Factors) -> Factors:
+        lam, result = self.problem.lam, {}
+        for name, (U, V) in direction.items():
+            up, down = self.loss_gradient[name] @ V + lam * U, self.loss_gradient[name].T @ U + lam * V
+            if name in self.noise:
+                pulled = 2 * (self.noise[name] @ torch.cat([U, V]))
+                up, down = up + pulled[: len(U)], down + pulled[len(U) :]
+            result[name] = (up, down)
+        return result
+
+    def moved(self, d: Float[Tensor, " d"]) -> Hessian:
+        """Return the same at (u,v) + d."""
+        pairs = self.unpack(d)
+        factors = {name: (u + pairs[name][0], v + pairs[name][1]) for name, (u, v) in self.factors.items()}
+        return Hessian(self.problem, factors, self.noise)
+
+    def pack(self, factors: Factors) -> Float[Tensor, " d"]:
+        """Return factors of these shapes as one vector."""
+        return torch.cat(
+            [self.z.new_zeros(0), *(w.flatten() for name in self.factors for w in factors[name])]
+        )
+
+    def unpack(self, vector: Float[Tensor, " d"]) -> Factors:
+        """Return the factors that `pack` made into a vector."""
+        parts = iter(torch.split(vector, [w.numel() for pair in self.factors.values() for w in pair]))
+        return {
+            name: (next(parts).reshape(u.shape), next(parts).reshape(v.shape))
+            for name, (u, v) in self.factors.items()
+        }

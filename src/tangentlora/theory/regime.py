@@ -1,0 +1,176 @@
+"""Is the network in the NTK regime: how far the real network at W + δ is from its tangent, z(δ) = f0 + Jδ.
+
+All guarantees of this package are about z(δ). These measures say how far they carry over to the network that
+is deployed; they take its outputs as tensors. Derived; docs/theory.md, "The NTK regime".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from tangentlora.blocks import Blocks
+from tangentlora.errors import InputError
+from tangentlora.problem.losses import Loss
+from tangentlora.problem.objective import Problem
+from tangentlora.tangent.jacobian import Jacobian
+
+CLOSE, FAR = 0.1, 0.5
+"""The largest error or drift at which a network counts as linear, and as nearly linear."""
+
+
+class Verdict(Enum):
+    """How far the guarantees carry over; each value is a sentence that a user can act on."""
+
+    LINEAR = (
+        f"The network is linear here: errors and drift are at most {CLOSE:.0%}, and what is proved of the "
+        "linearised network describes the real one."
+    )
+    NEARLY = (
+        f"The network is nearly linear here: errors and drift are at most {FAR:.0%}, so read what is "
+        "proved as an approximation and trust the real network's own scores."
+    )
+    OUTSIDE = (
+        f"The network is outside the NTK regime here: an error or the drift exceeds {FAR:.0%}, so nothing "
+        "that is proved carries over; raise λ for a smaller update, or judge the real network alone."
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """The real and the linearised network at W + τδ on one set.
+
+    `error` is ‖f(W+τδ) − z(τδ)‖ / ‖z(τδ) − f0‖, and 0 where neither moves. Losses are means of ℓ. Accuracies
+    are in [0, 1], None where labels are no classes.
+    """
+
+    tau: float
+    error: float
+    linear_loss: float
+    real_loss: float
+    linear_accuracy: float | None
+    real_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The steps on the training and the held-out set, τ rising, and the kernel's drift from W to W + δ."""
+
+    train: tuple[Step, ...]
+    held_out: tuple[Step, ...]
+    drift: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the largest of all errors along the way and the drift; what is no number counts as large."""
+        worst = [step.error for step in (*self.train, *self.held_out)] + [self.drift]
+        if all(value <= CLOSE for value in worst):
+            return Verdict.LINEAR
+        return Verdict.NEARLY if all(value <= FAR for value in worst) else Verdict.OUTSIDE
+
+
+def along(
+    loss: Loss,
+    y: Shaped[Tensor, "N ..."],
+    f0: Float[Tensor, "N K"],
+    change: Float[Tensor, "N K"],
+    real: Mapping[float, Float[Tensor, "_ _"]],
+) -> tuple[Step, ...]:
+    """Return the steps along W + τδ for the real outputs f(W+τδ) given by τ; `change` is Jδ.
+
+    Raises InputError for τ outside [0, 1] or none, and for outputs of another shape or not finite.
+    """
+    if not real or any(not 0 <= tau <= 1 for tau in real):
+        raise InputError(
+            f"got outputs at τ = {sorted(real)}, expected some τ from 0 to 1: give the network's outputs at "
+            "those"
+        )
+    f0, change = f0.double(), change.double()
+    steps = []
+    for tau in sorted(real):
+        z, f = f0 + tau * change, real[tau].double()
+        if f.shape != z.shape or not torch.isfinite(f).all():
+            raise InputError(
+                f"got outputs of shape {tuple(f.shape)} at τ = {tau}, expected finite ones of shape "
+                f"{tuple(z.shape)}: run the network on the examples that were linearised, in float32"
+            )
+        losses = [float(loss.value(outputs, y).mean()) for outputs in (z, f)]
+        accuracies = [accuracy(outputs, y) for outputs in (z, f)]
+        error = ratio(float((f - z).norm()), float((z - f0).norm())) if tau else 0.0
+        steps.append(Step(tau, error, *losses, *accuracies))
+    return tuple(steps)
+
+
+def kernel_drift(before: Jacobian, after: Jacobian) -> float:
+    """Return ‖Θ(W+δ) − Θ(W)‖_F / ‖Θ(W)‖_F, Θ = J Jᵀ (NK,NK), of the same examples linearised at both.
+
+    Raises InputError where the two do not have the same examples and outputs.
+    """
+    sizes = [(jacobian.n_examples, jacobian.n_outputs) for jacobian in (before, after)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"got Jacobians of {sizes[0]} and {sizes[1]} examples and outputs, expected equal ones: "
+            "linearise the same examples at both weights"
+        )
+    old, new = (jacobian.to(torch.float64).gram() for jacobian in (before, after))
+    return ratio(float((new - old).norm()), float(old.norm()))
+
+
+def accuracy(z: Float[Tensor, "N K"], y: Shaped[Tensor, "N ..."]) -> float | None:
+    """Return the share of examples whose class the largest output, or the sign of a single one, predicts.
+
+    None where the labels are vectors.
+    """
+    if y.ndim != 1:
+        return None
+    predicted = z.argmax(1) if z.shape[1] > 1 else torch.where(z[:, 0] >= 0, 1, -1)
+    return float((predicted == y).double().mean())
+
+
+def kernel_ridge(
+    problem: Problem, targets: Float[Tensor, "N K"], shares: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0)
+) -> tuple[Blocks, float]:
+    """Return δ = Jᵀ(Θ + μI)⁻¹(targets − f0), the baseline of kernel regression, and the μ that was chosen.
+
+    It minimises ½‖f0 + Jδ − targets‖² + ½μ Σ_t ‖δ_t‖_F²: the same Jacobians with a Frobenius norm in place of
+    the nuclear one, so of no low rank. μ is the `share` of the kernel's mean eigenvalue with the least
+    squared error on examples left out one at a time, which has a closed form: with c = (Θ+μI)⁻¹(targets − f0)
+    example i is missed by ((Θ+μI)⁻¹_ii)⁻¹ c_i, blocks (K,K) and (K). Raises InputError for targets of another
+    shape, shares that are not positive, and a Jacobian of zeros.
+    """
+    if targets.shape != problem.f0.shape or not shares or min(shares) <= 0:
+        raise InputError(
+            f"got targets of shape {tuple(targets.shape)} and shares {tuple(shares)}, expected the shape "
+            f"{tuple(problem.f0.shape)} and positive shares: give one target per output"
+        )
+    n, k = problem.f0.shape
+    values, vectors = torch.linalg.eigh(problem.jacobian.gram())
+    values = values.clamp(min=0)
+    if not float(values[-1]) > 0:
+        raise InputError(
+            "got a Jacobian of zeros, expected gradients: adapt matrices that act on the outputs"
+        )
+    wanted = (targets.to(problem.f0) - problem.f0).flatten()
+    best = (math.inf, 0.0, wanted)
+    for share in shares:
+        mu = share * float(values.mean())
+        inverse = (vectors / (values + mu)) @ vectors.T
+        c = inverse @ wanted
+        own = inverse.reshape(n, k, n, k)[range(n), :, range(n), :]  # (N,K,K)
+        missed = torch.linalg.solve(own, c.reshape(n, k, 1))
+        best = min(best, (float(missed.square().sum()), mu, c), key=lambda row: row[0])
+    _, mu, c = best
+    return problem.jacobian.adjoint(c.reshape(n, k)), mu
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole; 0 where both are zero, infinite where only the whole is."""
+    if whole == 0:
+        return 0.0 if part == 0 else math.inf
+    return part / whole
