@@ -14,7 +14,7 @@ from tangentlora.blocks import Factors, multiply
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.path import extrapolated, solve_path, spaced
+from tangentlora.solvers.path import corrected, extrapolated, solve_path, spaced
 from tangentlora.solvers.solution import Status
 
 
@@ -63,20 +63,62 @@ def test_a_warm_start_costs_less_than_a_cold_one() -> None:
     assert warm < 0.7 * cold
 
 
-def test_the_judge_decides_when_the_solver_goes_on() -> None:
+@pytest.mark.parametrize("verdict", [math.inf, math.nan])
+def test_the_judge_decides_when_the_solver_goes_on(verdict: float) -> None:
     problem = known_problem("cross_entropy, one layer")
-    lams = spaced(largest_lam(problem), 0.1, 4)
+    lams = spaced(largest_lam(problem), 0.1, 12)
     asked: list[float] = []
 
     def never(at: Problem, factors: Factors) -> float:
         asked.append(at.lam)
-        return math.inf
+        return verdict
 
-    strict = list(solve_path(problem, lams, judge=never))
-    assert asked == list(lams[1:])
-    for ours, free in zip(strict, solve_path(problem, lams), strict=True):
+    def always(at: Problem, factors: Factors) -> float:
+        return 0.0
+
+    strict, lenient = (list(solve_path(problem, lams, judge=judge)) for judge in (never, always))
+    assert len(asked) >= 6
+    assert set(asked) <= set(lams)
+    free = list(solve_path(problem, lams))
+    for ours, other in zip(strict, free, strict=True):
         assert ours.status is Status.GLOBAL_OPTIMUM
-        assert ours.objective == pytest.approx(free.objective, abs=1e-6)
+        assert len(ours.history) > 1 or ours.problem.lam not in asked
+        assert ours.objective == pytest.approx(other.objective, abs=1e-6)
+    # nobody would let the second column in
+    assert max(sum(solution.ranks.values()) for solution in free) > 1
+    assert max(sum(solution.ranks.values()) for solution in lenient) == 1
+
+
+def test_newton_without_safeguard_is_exact_or_says_that_it_failed() -> None:
+    problem = random_problem(3, lam=0.1)
+    optimum = Certified(1e-12).solve(problem).factors
+    near = {name: (1.01 * u, 0.98 * v) for name, (u, v) in optimum.items()}
+    found, products = corrected(problem, near, 1e-10)
+    assert found is not None
+    assert products > 0
+    for name, block in multiply(optimum).items():
+        torch.testing.assert_close(multiply(found)[name], block, rtol=1e-7, atol=1e-8)
+        u, v = found[name]
+        torch.testing.assert_close(u.T @ u, v.T @ v)
+    assert corrected(problem, problem.zero(), 1e-10) == (None, 0)
+    far = {name: (30 * u, 0.1 * v) for name, (u, v) in optimum.items()}
+    lost, _ = corrected(problem, far, 1e-10)
+    assert lost is None or problem.gap(lost) > -1e-9
+    assert corrected(problem, near, 1e-300)[0] is None
+
+
+def test_columns_that_vanish_are_dropped() -> None:
+    problem = random_problem(3, lam=0.1)
+    optimum = Certified(1e-12).solve(problem).factors
+    wider = {
+        name: tuple(torch.cat([w, 1e-3 * torch.ones(len(w), 1, dtype=torch.float64)], 1) for w in pair)
+        for name, pair in optimum.items()
+    }
+    found, _ = corrected(problem, wider, 1e-10)  # type: ignore[arg-type]
+    assert found is not None
+    assert {name: u.shape[1] for name, (u, _) in found.items()} == {
+        name: u.shape[1] for name, (u, _) in optimum.items()
+    }
 
 
 def test_a_tolerance_out_of_reach_is_said() -> None:

@@ -29,7 +29,7 @@ def test_runs_are_held_against_the_certified_optimum(advice: Advice) -> None:
     assert advice.optimum.certified
     assert [run.rank for run in advice.runs] == [1, 2, 4]  # sorted, once each, and 64 fits no matrix
     assert advice.rank == 2
-    assert advice.runs[0].within > 1e-3
+    assert advice.runs[0].within >= advice.runs[0].above > 1e-3
     for run in advice.runs[1:]:
         assert run.within <= 1e-6
         assert run.certificate.objective >= advice.optimum.lower_bound
@@ -53,7 +53,9 @@ def test_theorem_one_and_the_bound_agree_with_the_optimum(advice: Advice) -> Non
 
 def test_the_sentence_says_what_is_proved(advice: Advice) -> None:
     assert advice.sentence().startswith("Rank 2 is enough: its run is proved to be within ")
-    assert "No run at a smaller rank (1) is." in advice.sentence()
+    assert "The runs at smaller ranks (1) are proved to be farther away." in advice.sentence()
+    unsure = replace(advice, runs=(replace(advice.runs[0], above=0.0), *advice.runs[1:]))
+    assert "No run at a smaller rank (1) is proved to be." in unsure.sentence()
     assert f"No optimum has a rank above {advice.bound.largest}" in advice.sentence()
     short = replace(advice, runs=advice.runs[:1])
     assert short.rank is None

@@ -10,7 +10,8 @@ from random_problems import random_problem
 from spurious_problems import SPURIOUS, Planted
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.factored import perturbation
-from tangentlora.studies.landscape import Landscape, Outcome, Start, begin, rest, survey
+from tangentlora.studies.landscape import Landscape, Outcome, survey
+from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.stationarity import Kind, classify
 
@@ -24,7 +25,7 @@ def planted() -> list[Landscape]:
 
 def hard_problem(loss: str, seed: int, shapes: tuple[tuple[int, int], ...] = ((5, 5),)) -> Problem:
     problem = random_problem(
-        seed, loss, n_examples=3, n_outputs=None if loss == "logistic" else 2, shapes=shapes
+        seed, loss, n_examples=3, n_outputs=2 if loss == "cross_entropy" else 1, shapes=shapes
     )
     return problem.with_lam(0.05 * largest_lam(problem))
 

@@ -9,7 +9,7 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, nuclear_norm
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
-from tangentlora.studies.landscape import Start, begin, rest
+from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.perturbed import perturbation_cost, perturbed_gap
 

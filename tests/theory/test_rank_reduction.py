@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from known_problems import KNOWN, known_problem
+from known_problems import KNOWN, known_problem, rescaled
 from random_jacobians import random_factors, random_jacobian
 from random_problems import random_problem
 from tangentlora.blocks import Factors, multiply
@@ -150,6 +150,17 @@ def test_dependent_examples_count_once() -> None:
     factors = random_factors(repeated, (3, 2))  # 9 coordinates, 36 outputs, 3 of them independent
     assert problem.constraints == 3
     assert_reduced(problem, factors, reduce_rank(problem, factors))
+
+
+def test_outputs_come_before_the_count_of_a_kernel_that_is_nearly_singular() -> None:
+    """An example whose Jacobian is 10⁻⁷ of the others' is not counted in c; its output stays all the same."""
+    problem = rescaled(random_problem(3, "squared", n_examples=4, n_outputs=1), (1.0, 1.0, 1.0, 1e-7))
+    factors = random_factors(problem.jacobian, (2, 1))
+    reduced = reduce_rank(problem, factors)
+    assert problem.constraints == 3
+    assert coordinates(reduced) == 4  # as many as there are outputs
+    moved = problem.outputs(reduced) - problem.outputs(factors)
+    assert float(moved.abs().max()) <= 1e-12
 
 
 def test_only_the_common_shift_of_the_logits_moves() -> None:

@@ -20,6 +20,7 @@ from tangentlora.theory.rank_rules import (
     capacity_rank,
     least_rank,
     proved_distance,
+    proved_height,
     rank_rules,
 )
 
@@ -126,6 +127,13 @@ def test_the_better_lower_bound_decides() -> None:
     assert arrived(optimum, {2: made(0.51, 0.5), 4: run, 8: run}) == 4
     assert arrived(None, {2: made(0.51, 0.5), 4: run, 8: run}) is None
     assert arrived(optimum, {}) is None
+
+
+def test_a_better_answer_shows_how_high_a_run_is() -> None:
+    assert proved_height(made(0.6, 0.4), made(0.5, 0.4999)) == pytest.approx(0.1)
+    assert proved_height(made(0.6, 0.4, 0.01), made(0.5, 0.4999, 0.02)) == pytest.approx(0.07)
+    assert proved_height(made(30.0, 4.0), made(27.0, 26.0)) == pytest.approx(0.1)
+    assert proved_height(made(0.5, 0.4), made(0.6, 0.4)) == 0.0
 
 
 def test_rounding_and_size_count() -> None:

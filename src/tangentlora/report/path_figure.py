@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from tangentlora.report.canvas import COLOURS, DASHES, INK, MARKERS, MUTED, Picture, Style, blank, finish
+from tangentlora.report.canvas import COLOURS, DASHES, INK, MARKERS, PAPER, Picture, Style, blank, finish
 from tangentlora.report.wording import accuracy, number, plain, short_names
 
 if TYPE_CHECKING:
@@ -24,15 +25,14 @@ def path_figure(path: LambdaPath) -> Picture:
     lams = [point.lam for point in path.points]
     axes[0].plot(lams, [point.objective for point in path.points], color=COLOURS[0])
     for point in path.points:
-        face = COLOURS[0] if point.certified else "none"
-        axes[0].plot(point.lam, point.objective, "o", color=COLOURS[0], markerfacecolor=face, markersize=4)
+        signs = {} if point.certified else {"markerfacecolor": PAPER, "markeredgecolor": COLOURS[0]}
+        axes[0].plot(point.lam, point.objective, "o", color=COLOURS[0], **signs)
     axes[0].set_title("objective at the certified optimum")
     _rank_panel(axes[1], path, lams)
     _accuracy_panel(axes[2], path, lams)
     for ax in axes:
-        ax.set_xscale("log")
         ax.axvline(path.chosen, color=INK, linewidth=1.1, linestyle=":", zorder=1)
-    axes[-1].set_xlabel("λ")
+    _lam_axis(axes[-1], lams)
     best, proved = path.best, sum(point.certified for point in path.points)
     ends = "; ".join(f"{name} {accuracy(best.scores[key])}" for name, key in _scored(path))
     return finish(
@@ -45,6 +45,25 @@ def path_figure(path: LambdaPath) -> Picture:
         f"the chosen λ the objective is {number(best.objective)}, the total rank {sum(best.ranks.values())}; "
         f"accuracy: {ends}.",
     )
+
+
+def _lam_axis(ax: Axes, lams: list[float]) -> None:
+    """Give the shared axis a logarithmic scale with labels at 1, 2 and 5 times powers of ten where few."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    ax.set_xscale("log")
+    low, high = math.log10(lams[-1]), math.log10(lams[0])
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    ticks = [f * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for f in steps]
+    ax.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if lams[-1] <= tick <= lams[0]]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
+    ax.set_xlabel("λ")
+
+
+def _legend(ax: Axes) -> None:
+    """Name the signs beside the panel, where they cover no curve."""
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=INK)
 
 
 def _rank_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
@@ -62,7 +81,7 @@ def _rank_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.set_ylim(-0.12 * max(1, *total), None)
     ax.set_title("rank")
-    ax.legend(loc="upper right")
+    _legend(ax)
 
 
 def _accuracy_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
@@ -71,8 +90,7 @@ def _accuracy_panel(ax: Axes, path: LambdaPath, lams: list[float]) -> None:
         values = [point.scores[key] for point in path.points]
         ax.plot(lams, values, label=name, **style.line((0.02 * i, 0.13)))
     ax.set_title("accuracy of the linearised network")
-    ax.legend(loc="lower left", labelcolor=INK)
-    ax.tick_params(axis="x", color=MUTED)
+    _legend(ax)
 
 
 def _scored(path: LambdaPath) -> list[tuple[str, str]]:

@@ -96,10 +96,10 @@ def _round(problem: Problem, start: Factors, precision: float | None) -> tuple[F
     """
     unit = problem.lam * (2 * half_squares(start)) ** 0.5
     result = newton(problem, start, tolerance=(1e-2 if precision is None else precision) * unit)
-    return _truncate(result.factors, 1e-4 if precision is None else RANK_TOLERANCE), result.products
+    return truncate(result.factors, 1e-4 if precision is None else RANK_TOLERANCE), result.products
 
 
-def _truncate(factors: Factors, tolerance: float) -> Factors:
+def truncate(factors: Factors, tolerance: float) -> Factors:
     """Balance every layer and drop the singular values below `tolerance` times the largest of all layers."""
     balanced = {name: balance(u, v) for name, (u, v) in factors.items()}
     largest = max((float(u.square().sum(0).max()) for u, _ in balanced.values() if u.shape[1]), default=0.0)

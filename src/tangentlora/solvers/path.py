@@ -13,19 +13,25 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.progress import bar
-from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.newton import newton
+from tangentlora.solvers.certified import Certified, truncate
+from tangentlora.solvers.factored import FactoredObjective
+from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.solvers.threads import fitting_threads
 
 _KNOWN = 4
 """Answers that an extrapolation uses: a cubic in log λ."""
+
+_STEPS, _PRODUCTS, _EXACT = 6, 60, 1e-6
+"""Newton steps, products for each, and the share of the gradient at which a step counts as exact."""
 
 Judge = Callable[[Problem, Factors], float]
 """Returns the gap of factors relative to max(1, P): a certificate's is a proof, `Problem.gap` an estimate."""
@@ -59,8 +65,9 @@ def solve_path(
 ) -> Iterator[Solution]:
     """Yield the answer to `problem.with_lam(λ)` at each λ, in the order given.
 
-    `judge` is asked for the gap of each answer, once where the start was good; by default it is the solver's
-    own estimate. The status says whether the gap is within the solver's tolerance, whatever the start was.
+    `judge` is asked for the gap where Newton's method from the extrapolated start has converged, and by default
+    is the solver's own estimate; elsewhere the solver goes on and judges for itself. The status says whether
+    the gap is within the solver's tolerance, whatever the start was.
     Raises InputError where the λ are not positive and falling.
     """
     if not lams or lams[-1] <= 0 or any(after >= before for before, after in pairwise(lams)):
@@ -87,14 +94,55 @@ def _step(
     inner, span = problem.reduced
     start = extrapolated([(t, span.lower(factors)) for t, factors in known], math.log(problem.lam))
     with fitting_threads(inner.jacobian):
-        unit = problem.lam * (2 * half_squares(start)) ** 0.5
-        result = newton(inner, start, tolerance=0.1 * solver.tolerance * unit)
-    factors = span.lift(result.factors)
-    objective, gap = inner.factored_objective(result.factors), judge(problem, factors)
-    if gap <= solver.tolerance:
-        record = Record(result.products, objective, gap * max(1.0, objective))
-        return Solution(problem, factors, Status.GLOBAL_OPTIMUM, (record,), result.products)
-    return solver.solve(problem, start=factors)
+        near, products = corrected(inner, start, 0.1 * solver.tolerance)
+    if near is None:
+        return solver.solve(problem, start=known[-1][1])
+    factors = span.lift(near)
+    gap = judge(problem, factors)
+    if not gap <= solver.tolerance:
+        return solver.solve(problem, start=factors)
+    objective = inner.factored_objective(near)
+    record = Record(products, objective, gap * max(1.0, objective))
+    return Solution(problem, factors, Status.GLOBAL_OPTIMUM, (record,), products)
+
+
+def corrected(problem: Problem, start: Factors, tolerance: float) -> tuple[Factors | None, int]:
+    """Return factors at which ‖∇F‖ ≤ tolerance·λ‖(u,v)‖, near the start, and the Hessian products spent.
+
+    Newton's method with exact steps and no safeguard, for starts so near that one or two suffice: forming M
+    for a step takes longer than its products. None where a few steps do not suffice or there are no columns.
+    """
+    factors, products = start, 0
+    for _ in range(_STEPS if half_squares(start) else 0):
+        model = LocalModel(problem, factors)
+        step, spent = _newton_step(model)
+        factors, products = factors | model.moved(step).factors, products + spent
+        unit = problem.lam * (2 * half_squares(factors)) ** 0.5
+        if FactoredObjective(problem, {}).evaluate(factors).gradient_norm() <= tolerance * unit:
+            return truncate(factors, RANK_TOLERANCE), products
+    return None, products
+
+
+def _newton_step(model: LocalModel) -> tuple[Float[Tensor, " d"], int]:
+    """Return p with ∇²F p = −∇F by preconditioned conjugate gradients, and the products that it took.
+
+    Rotations make ∇²F singular, which does no harm as ∇F has no part along them.
+    """
+    p, residual = torch.zeros_like(model.gradient), model.gradient.clone()
+    y = model.precondition(residual)
+    d, square = -y, float(residual @ y)
+    first, products = square, 0
+    while square > _EXACT**2 * first and products < _PRODUCTS:
+        Hd = model.hessian_product(d)
+        products += 1
+        curvature = float(d @ Hd)
+        if curvature <= 0:
+            break
+        p, residual = p + square / curvature * d, residual + square / curvature * Hd
+        y = model.precondition(residual)
+        square, before = float(residual @ y), square
+        d = -y + square / before * d
+    return p, products
 
 
 def _estimate(problem: Problem, factors: Factors) -> float:

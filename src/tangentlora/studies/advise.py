@@ -20,7 +20,7 @@ from tangentlora.studies.trials import trial
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.rank_bound import RankBound, rank_bound
 from tangentlora.theory.rank_reduction import reduce_rank
-from tangentlora.theory.rank_rules import RankRule, arrived, proved_distance, rank_rules
+from tangentlora.theory.rank_rules import RankRule, arrived, proved_distance, proved_height, rank_rules
 
 RANKS = (1, 2, 4, 8, 16)
 
@@ -32,13 +32,14 @@ _WIDTH = 100
 class RankRun:
     """One LoRA run: the rank it was given and the ranks it ended with, and how far it is from the optimum.
 
-    `within` is proved: (P − min P) / max(1, P) is at most that. `used` counts singular values above a
+    `above` ≤ (P − min P) / max(1, P) ≤ `within`, both proved. `used` counts singular values above a
     thousandth of the largest.
     """
 
     rank: int
     status: str
     epochs: int
+    above: float
     within: float
     used: dict[str, int]
     certificate: Certificate
@@ -75,8 +76,12 @@ class Advice:
                 f"Rank {rank} is enough: its run is proved to be within {_within(within)} (tolerance "
                 f"{tolerance}) of the global optimum."
             )
-            smaller = [run.rank for run in self.runs if run.rank < rank]
-            said += f" No run at a smaller rank ({listing(smaller)}) is." if smaller else ""
+            smaller = [run for run in self.runs if run.rank < rank]
+            tried = listing([run.rank for run in smaller])
+            if smaller and all(run.above > self.optimum.tolerance for run in smaller):
+                said += f" The runs at smaller ranks ({tried}) are proved to be farther away."
+            elif smaller:
+                said += f" No run at a smaller rank ({tried}) is proved to be."
         if self.reduced.certified:
             known = max(self.reduced.ranks.values())
             said += f" One optimum has rank {known} in its largest layer, so rank {known} can express it."
@@ -114,7 +119,7 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
     """
     if not ranks or min(ranks) < 1:
         raise InputError(
-            f"got the ranks {listing(ranks)}, expected at least one, none below 1: change --ranks"
+            f"got the ranks {listing(ranks) or '(none)'}, expected at least one, none below 1: change --ranks"
         )
     method = settings.solver if settings.solver in ("sgd", "adamw", "lbfgs") else "lbfgs"
     replace(settings, solver="certified")  # which refuses λ = 0 before the work
@@ -136,9 +141,9 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
     for rank, each in zip(possible, trials, strict=True):
         solution = each.solver.solve(problem, progress=progress)
         certificate = certify(problem, solution, settings.tolerance)
-        within = proved_distance(certificate, optimum)
+        above, within = proved_height(certificate, optimum), proved_distance(certificate, optimum)
         used = numerical_ranks(solution.factors, VISIBLE_RANK)
-        runs.append(RankRun(rank, solution.status.name, solution.epochs, within, used, certificate))
+        runs.append(RankRun(rank, solution.status.name, solution.epochs, above, within, used, certificate))
     reduced = certify(problem, reduce_rank(problem, best.factors), settings.tolerance)
     certificates = {run.rank: run.certificate for run in runs}
     rules = rank_rules(problem, reduced, certificates)

@@ -7,42 +7,22 @@ its optimum; what Π costs in P is bounded apart. Source of the theorem: Jang, L
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, nuclear_norm
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
-from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.perturbed import perturbation_cost, perturbed_gap
 from tangentlora.theory.rank_rules import least_rank
 from tangentlora.theory.stationarity import Kind, Stationarity, classify
-
-_POLISH = 12  # Newton steps; they converge quadratically
-_FLAT = 1e-9  # eigenvalues below this share of the largest are rotations
-
-
-class Start(Enum):
-    """Where a run begins: small as in the paper, at large Gaussian factors, at a stationary point of rank
-    one padded with zeros, at 0, or along the leading singular pairs of the gradient at 0."""
-
-    PAPER = "paper"
-    LARGE = "large Gaussian"
-    SADDLE = "padded rank one"
-    ZERO = "zero"
-    SPECTRAL = "spectral"
-
 
 _SINGLE = (Start.ZERO, Start.SPECTRAL)  # nothing about them is random
 
@@ -182,63 +162,3 @@ def _run(
         left += 1
     value, gap = Hessian(problem, factors, noise).value, perturbed_gap(problem, factors, noise)
     return Run(rank, start, factors, value, gap, point, left)
-
-
-def begin(problem: Problem, noise: Mapping[str, Tensor], rank: int, start: Start, seed: int) -> Factors:
-    """Return the factors of a start; the same seed gives the same ones.
-
-    At SADDLE and ZERO a column is 0, and nothing moves it but an escape.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(rows: int) -> Tensor:
-        return torch.randn(rows, rank, generator=generator, dtype=torch.float64).to(problem.f0)
-
-    shapes = problem.jacobian.shapes
-    if start is Start.PAPER:
-        return {
-            t: (problem.f0.new_zeros(m, rank), normal(n) / (math.sqrt(rank) * n))
-            for t, (m, n) in shapes.items()
-        }
-    if start is Start.LARGE:
-        return {t: (3 * normal(m), 3 * normal(n)) for t, (m, n) in shapes.items()}
-    if start is Start.SPECTRAL:
-        return _widened(spectral_start(problem, problem.zero(), rank), rank)
-    if start is Start.ZERO or rank == 1:
-        return _widened(problem.zero(), rank)
-    single = begin(problem, noise, 1, Start.LARGE, seed)
-    return _widened(rest(problem, single, noise), rank)
-
-
-def _widened(factors: Factors, rank: int) -> Factors:
-    return {t: (_padded(u, rank), _padded(v, rank)) for t, (u, v) in factors.items()}
-
-
-def _padded(matrix: Tensor, rank: int) -> Tensor:
-    return torch.cat([matrix, matrix.new_zeros(len(matrix), rank - matrix.shape[1])], 1)
-
-
-def rest(problem: Problem, factors: Factors, noise: Mapping[str, Tensor]) -> Factors:
-    """Return the stationary point of F_Π that L-BFGS comes to, to the last digits.
-
-    Newton's steps on ∇F_Π = 0 converge to minima and saddles alike: they never decide between them.
-    """
-    start = Hessian(problem, factors, noise)
-
-    def evaluate(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at = Hessian(problem, start.unpack(torch.from_numpy(x.copy()).to(problem.f0)), noise)
-        return at.value, at.gradient.cpu().numpy()
-
-    x = start.pack(factors).cpu().numpy()
-    options = {"maxiter": 3000, "maxfun": 6000, "gtol": 1e-11, "ftol": 1e-15, "maxcor": 20}
-    found = minimize(evaluate, x, jac=True, method="L-BFGS-B", options=options).x
-    here = Hessian(problem, start.unpack(torch.from_numpy(found).to(problem.f0)), noise)
-    for _ in range(_POLISH):
-        values, vectors = torch.linalg.eigh(here.dense())
-        kept = values.abs() > _FLAT * values.abs().max()
-        step = vectors[:, kept] @ ((vectors[:, kept].T @ here.gradient) / values[kept])
-        there = here.moved(-step)
-        if not float(there.gradient.norm()) < 0.5 * float(here.gradient.norm()):
-            break
-        here = there
-    return here.factors

@@ -11,7 +11,6 @@ Source: Jang, Lee, Ryu 2024, Theorem 1, after Barvinok and Pataki; docs/theory.m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ def reduce_rank(problem: Problem, factors: Factors) -> Factors:
     that stay are the contrasted ones: a common shift of an example's logits may change, which softmax, the
     loss and every certificate ignore. An answer of which nothing can be dropped comes back balanced.
 
-    In float64 a singular value counts as zero at 8·r·ε of the largest of all layers, and a direction of X
+    In float64 a singular value counts as zero at 8·r·ε of the largest of all r, and a direction of X
     moves no output if its singular value is at most 8·ε·(sum of the sides) of the largest. The outputs come
     first: where the kernel has eigenvalues between rounding and the 10⁻¹¹ from which `constraints` counts,
     they count here too, and the rank ends above c. Each lost rank costs O(ε)·‖J‖·Σ‖δ_t‖_* in the outputs.
@@ -151,7 +150,11 @@ def _walk(faces: Sequence[_Face], direction: Sequence[Float[Tensor, "_r _r"]]) -
 
     At least one eigenvalue is zero there, and goes. AV and BV have orthonormal columns again.
     """
-    spectra = _to_border([face.sigma for face in faces], direction)
+    tau = _border([face.sigma for face in faces], direction)
+    spectra: list[tuple[Tensor, Tensor]] = []
+    for face, block in zip(faces, direction, strict=True):
+        sigma, V = torch.linalg.eigh(torch.diag(face.sigma) + tau * block)
+        spectra.append((sigma, V))
     lowest = min(float(sigma[0]) for sigma, _ in spectra if len(sigma))
     floor = max(_zero([sigma for sigma, _ in spectra]), lowest)
     moved = []
@@ -161,28 +164,23 @@ def _walk(faces: Sequence[_Face], direction: Sequence[Float[Tensor, "_r _r"]]) -
     return moved
 
 
-def _to_border(
-    sigmas: Sequence[Float[Tensor, " _r"]], direction: Sequence[Float[Tensor, "_r _r"]]
-) -> list[tuple[Float[Tensor, " _r"], Float[Tensor, "_r _r"]]]:
-    """Return eigenvalues and eigenvectors of diag(σ_t) + τΔ_t at the τ where the least of all is zero.
+def _border(sigmas: Sequence[Float[Tensor, " _r"]], direction: Sequence[Float[Tensor, "_r _r"]]) -> float:
+    """Return the τ > 0 at which the least eigenvalue of all diag(σ_t) + τΔ_t is zero.
 
-    The least eigenvalue is concave in τ, so Newton's method, τ ← −wᵀdiag(σ)w / wᵀΔw with its eigenvector w,
-    comes down to its zero from every τ beyond. As Σ tr Δ_t ≤ 0, 2Σσ / ‖Δ‖_F is beyond.
+    It is concave in τ, so Newton's method, τ ← −wᵀdiag(σ)w / wᵀΔw with its eigenvector w, comes down to its
+    zero from every τ beyond. As Σ tr Δ_t ≤ 0, 2Σσ / ‖Δ‖_F is beyond; a layer inside at one τ is so before.
     """
     length = float(torch.cat([block.flatten() for block in direction]).norm())
     tau = 2 * sum(float(sigma.sum()) for sigma in sigmas) / length
-    while True:
-        spectra = []
-        for sigma, block in zip(sigmas, direction, strict=True):
+    for sigma, block in zip(sigmas, direction, strict=True):
+        while len(sigma):
             values, vectors = torch.linalg.eigh(torch.diag(sigma) + tau * block)
-            spectra.append((values, vectors))
-        least = [float(values[0]) if len(values) else math.inf for values, _ in spectra]
-        t = least.index(min(least))
-        w = spectra[t][1][:, 0]
-        following = float((sigmas[t] * w.square()).sum() / -(w @ direction[t] @ w))
-        if least[t] >= 0 or following >= tau:  # rounding ends the descent
-            return spectra
-        tau = following
+            w = vectors[:, 0]
+            following = float((sigma * w.square()).sum() / -(w @ block @ w))
+            if values[0] >= 0 or following >= tau:  # rounding ends the descent
+                break
+            tau = following
+    return tau
 
 
 def _check(problem: Problem, factors: Factors) -> None:

@@ -108,3 +108,9 @@ def proved_distance(run: Certificate, optimum: Certificate | None = None) -> flo
         bounds.append(run.objective - optimum.lower_bound + run.rounding + optimum.rounding)
     finite = [bound for bound in bounds if not math.isnan(bound)]
     return min(finite, default=math.inf) / max(1.0, abs(run.objective))
+
+
+def proved_height(run: Certificate, best: Certificate) -> float:
+    """Return a lower bound on (P(δ) − min P) / max(1, P), from the objective of a better answer."""
+    height = run.objective - best.objective - run.rounding - best.rounding
+    return max(height, 0.0) / max(1.0, abs(run.objective))

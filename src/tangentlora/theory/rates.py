@@ -25,7 +25,7 @@ MOST = 3072
 """The most coordinates for which the Hessian is formed and decomposed."""
 
 _NULL = 1e-7
-"""Share of the largest eigenvalue up to which one counts as 0: those of rotations are 0 at an exact optimum."""
+"""Share of the largest eigenvalue up to which one counts as 0: at an exact optimum those of rotations are."""
 
 
 @dataclass(frozen=True)
