@@ -21,7 +21,7 @@ from tangentlora.options import settings_of
 from tangentlora.studies.settings import Settings
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "scipy", "numpy")
-VERBS = ("demo", "fit", "verify", "report", "doctor")
+VERBS = ("demo", "fit", "advise", "verify", "reproduce", "report", "doctor")
 
 Captured = pytest.CaptureFixture[str]
 
@@ -91,11 +91,22 @@ def test_a_fit_prints_the_verdict_and_says_where_the_report_is(shell: Shell, cap
 def test_json_is_one_object_on_stdout_for_every_verb(shell: Shell, capsys: Captured, tmp_path: Path) -> None:
     common = shell.fit("--tolerance", "1e-2", "--json", output=tmp_path / "run")
     capsys.readouterr()
-    expected = {"fit": "runs", "demo": "runs", "verify": "valid", "report": "report", "doctor": "checks"}
+    where = common.index("--output-dir")
+    expected = {
+        "fit": "runs",
+        "demo": "runs",
+        "advise": "rules",
+        "verify": "valid",
+        "reproduce": "studies",
+        "report": "report",
+        "doctor": "checks",
+    }
     calls = {
         "fit": [*common, "--solver", "sgd", "--rank", "2", "--epochs", "3"],
         "demo": ["demo", *common[1:]],
+        "advise": ["advise", *common[1:where], *common[where + 2 :], "--ranks", "1", "2"],
         "verify": ["verify", str(shell.run), "--json"],
+        "reproduce": ["reproduce", "--list", "--json"],
         "report": ["report", str(tmp_path / "run"), "--json"],
         "doctor": ["doctor", "--json"],
     }
@@ -519,7 +530,7 @@ for arguments in {
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *early, last = done.stdout.splitlines()
-    assert len(early) == 14
+    assert len(early) == 16
     for line in early:
         expected = 0 if "--help" in line or "--version" in line else 2
         assert line.startswith(f"{expected} ")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, final
 
 from tangentlora.errors import InputError
 from tangentlora.options import (
+    add_advise,
     add_demo,
     add_doctor,
     add_fit,
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = {
         "demo": _demo,
         "fit": _fit,
+        "advise": _advise,
         "verify": _verify,
         "reproduce": _reproduce,
         "report": _report,
@@ -73,10 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tangentlora",
         description="LoRA in the NTK regime: train it, solve it, prove how far a run is from the optimum.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
     )
     parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (add_demo, add_fit, add_verify, add_reproduce, add_report, add_doctor):
+    for add in (add_demo, add_fit, add_advise, add_verify, add_reproduce, add_report, add_doctor):
         add(verbs)
     return parser
 
@@ -96,6 +99,14 @@ def _fit(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
     run = fit(settings, options.output_dir, progress=not options.quiet)
     certified = all(answer["certified"] for answer in run["runs"])
     return run, _summary(options.output_dir), 1 if options.strict and not certified else 0
+
+
+def _advise(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:
+    settings = settings_of(options)
+    from tangentlora.studies.advise import RANKS, advise
+
+    advice = advise(settings, tuple(options.ranks or RANKS), progress=not options.quiet)
+    return advice.describe(), advice.table(), 1 if options.strict and advice.rank is None else 0
 
 
 def _verify(options: argparse.Namespace) -> tuple[dict[str, Any], str, int]:

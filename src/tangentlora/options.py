@@ -53,6 +53,19 @@ def add_verify(verbs: Any) -> None:
     parser.add_argument("--strict", action="store_true", help="exit 1 also when the answer is not certified")
 
 
+def add_advise(verbs: Any) -> None:
+    """Add `advise`: which rank do these data need?"""
+    parser = _verb(verbs, "advise", "say which LoRA rank the data need, rule by rule and run by run")
+    _problem(parser)
+    group = parser.add_argument_group("runs")
+    group.add_argument(
+        "--ranks", nargs="+", type=int, metavar="RANK", help="those to train (default: 1 2 4 8 16)"
+    )
+    group.add_argument("--solver", choices=("sgd", "adamw", "lbfgs"), help="of the runs (default: lbfgs)")
+    _descent(group)
+    parser.add_argument("--strict", action="store_true", help="exit 1 unless a run reached the optimum")
+
+
 def add_reproduce(verbs: Any) -> None:
     """Add `reproduce`: a whole study, the paper's or the user's own."""
     parser = _verb(verbs, "reproduce", "run a study: tasks × seeds × ranks, with certificates and figures")
