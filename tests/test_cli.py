@@ -543,6 +543,6 @@ for arguments in {
 def test_help_names_every_verb_and_the_version_is_the_packages(capsys: Captured) -> None:
     assert status_of(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n    {verb} " in shown for verb in VERBS)
+    assert all(f"\n    {verb}" in shown for verb in VERBS)
     assert status_of(["--version"]) == 0
     assert capsys.readouterr().out == f"tangentlora {__version__}\n"

@@ -75,7 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tangentlora",
         description="LoRA in the NTK regime: train it, solve it, prove how far a run is from the optimum.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
     )
     parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
