@@ -65,9 +65,9 @@ def solve_path(
 ) -> Iterator[Solution]:
     """Yield the answer to `problem.with_lam(λ)` at each λ, in the order given.
 
-    `judge` is asked for the gap where Newton's method from the extrapolated start has converged, and by default
-    is the solver's own estimate; elsewhere the solver goes on and judges for itself. The status says whether
-    the gap is within the solver's tolerance, whatever the start was.
+    `judge` is asked for the gap where Newton's method from the extrapolated start has converged; by default
+    it is the solver's own estimate. Where it has not, or the gap is open, the solver goes on from there. The
+    status says whether the gap is within the solver's tolerance, whatever the start was.
     Raises InputError where the λ are not positive and falling.
     """
     if not lams or lams[-1] <= 0 or any(after >= before for before, after in pairwise(lams)):
