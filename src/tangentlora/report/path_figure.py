@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tangentlora.report.canvas import COLOURS, DASHES, INK, MARKERS, PAPER, Picture, Style, blank, finish
 from tangentlora.report.wording import accuracy, number, plain, short_names
@@ -25,7 +25,9 @@ def path_figure(path: LambdaPath) -> Picture:
     lams = [point.lam for point in path.points]
     axes[0].plot(lams, [point.objective for point in path.points], color=COLOURS[0])
     for point in path.points:
-        signs = {} if point.certified else {"markerfacecolor": PAPER, "markeredgecolor": COLOURS[0]}
+        signs: dict[str, Any] = (
+            {} if point.certified else {"markerfacecolor": PAPER, "markeredgecolor": COLOURS[0]}
+        )
         axes[0].plot(point.lam, point.objective, "o", color=COLOURS[0], **signs)
     axes[0].set_title("objective at the certified optimum")
     _rank_panel(axes[1], path, lams)
