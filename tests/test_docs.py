@@ -179,7 +179,7 @@ def _options_in(help_text: str) -> set[str]:
 
 def _all_options() -> set[str]:
     top = _answer(["--help"])[1]
-    verbs = re.findall(r"^    (\w+) ", top, flags=re.M)
+    verbs = re.findall(r"^    (\w+)", top, flags=re.M)
     return _options_in(top).union(*(_options_in(_answer([verb, "--help"])[1]) for verb in verbs))
 
 

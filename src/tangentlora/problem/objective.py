@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import torch
@@ -40,11 +40,7 @@ class Problem:
     _origin: Problem | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lam) and self.lam >= 0):
-            raise InputError(
-                f"got λ = {self.lam}, expected a number of at least 0: give --lam a positive value such as "
-                "0.01"
-            )
+        _require_penalty(self.lam)
         object.__setattr__(self, "jacobian", self.jacobian.to(torch.float64))
         object.__setattr__(self, "f0", self.f0.to(self.jacobian.device, torch.float64))
         kind = torch.float64 if self.y.is_floating_point() else torch.int64
@@ -67,8 +63,12 @@ class Problem:
 
         Raises InputError for λ < 0 or not finite.
         """
-        other = replace(self, lam=lam)
-        object.__setattr__(other, "_origin", self if self._origin is None else self._origin)
+        _require_penalty(lam)
+        other = object.__new__(Problem)  # the tensors were converted and checked once: a path asks for many λ
+        shared = {part.name: getattr(self, part.name) for part in fields(self)}
+        origin = self if self._origin is None else self._origin
+        for name, value in (shared | {"lam": lam, "_origin": origin}).items():
+            object.__setattr__(other, name, value)
         return other
 
     def outputs(self, factors: Factors) -> Float[Tensor, "N K"]:
@@ -157,6 +157,13 @@ class Problem:
             name: (self.f0.new_zeros(m, 0), self.f0.new_zeros(n, 0))
             for name, (m, n) in self.jacobian.shapes.items()
         }
+
+
+def _require_penalty(lam: float) -> None:
+    if not (math.isfinite(lam) and lam >= 0):
+        raise InputError(
+            f"got λ = {lam}, expected a number of at least 0: give --lam a positive value such as 0.01"
+        )
 
 
 def nuclear_norm(factors: Factors) -> float:
