@@ -238,6 +238,7 @@ def test_every_option_of_fit_arrives() -> None:
         "task": "sst2",
         "text_column": "t",
         "label_column": "l",
+        "label_pattern": "_(.+)_",
         "shots": 3,
         "data_seed": 5,
         "test_limit": 7,
