@@ -18,7 +18,7 @@ def add_demo(verbs: Any) -> None:
     _output(parser, "runs/demo")
     _problem(parser)
     parser.add_argument(
-        "--epochs", type=int, default=800, help="most passes over the examples in each run (default: 800)"
+        "--epochs", type=int, default=600, help="most passes over the examples in each run (default: 600)"
     )
 
 
@@ -223,6 +223,9 @@ def _data(parser: argparse.ArgumentParser) -> Any:
     data.add_argument("--task", help="sst2, mr, cr, subj, qnli, qqp, … (default: told by the data)")
     data.add_argument("--text-column", help="where the data has unusual names")
     data.add_argument("--label-column", help="where the data has unusual names")
+    data.add_argument(
+        "--label-pattern", help="regular expression whose first group is the label in a file's name"
+    )
     data.add_argument(
         "--shots", type=int, help="training examples per label to draw, and as many for the dev set"
     )
