@@ -18,7 +18,7 @@ def add_demo(verbs: Any) -> None:
     _output(parser, "runs/demo")
     _problem(parser)
     parser.add_argument(
-        "--epochs", type=int, default=600, help="most passes over the examples in each run (default: 600)"
+        "--epochs", type=int, default=800, help="most passes over the examples in each run (default: 800)"
     )
 
 
