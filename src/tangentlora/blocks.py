@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,3 +19,16 @@ Factors: TypeAlias = dict[str, tuple[Float[Tensor, "_m _r"], Float[Tensor, "_n _
 def multiply(factors: Factors) -> Blocks:
     """Return the dense updates δ_t = u_t v_tᵀ, (m,n) per layer."""
     return {name: u @ v.T for name, (u, v) in factors.items()}
+
+
+def pack(factors: Factors, names: Iterable[str], like: Tensor) -> Float[Tensor, " d"]:
+    """Return the factors of these layers as one vector, u_t before v_t; an empty one is as `like` is."""
+    return torch.cat([like.new_zeros(0), *(w.flatten() for name in names for w in factors[name])])
+
+
+def unpack(vector: Float[Tensor, " d"], like: Factors) -> Factors:
+    """Return the factors, of the shapes and names of `like`, that `pack` made into a vector."""
+    parts = iter(torch.split(vector, [w.numel() for pair in like.values() for w in pair]))
+    return {
+        name: (next(parts).reshape(u.shape), next(parts).reshape(v.shape)) for name, (u, v) in like.items()
+    }

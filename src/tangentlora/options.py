@@ -161,7 +161,10 @@ def given_for(kind: type, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _learning_rate(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number or auto") from error
 
 
 def _verb(verbs: Any, name: str, sentence: str) -> argparse.ArgumentParser:

@@ -16,10 +16,10 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
+from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.rates import (
     best_learning_rate,
     contraction,
-    hessian_product,
     local_rate,
     measured_factor,
 )
@@ -64,7 +64,7 @@ def test_hessian_products_are_those_of_autograd(loss: str) -> None:
     problem = random_problem(1, loss)
     factors, direction = random_factors(problem, 2), random_factors(problem, 2, seed=1)
     H = autograd_hessian(problem, factors)
-    torch.testing.assert_close(flat(hessian_product(problem, factors, direction)), H @ flat(direction))
+    torch.testing.assert_close(Hessian(problem, factors).product(flat(direction)), H @ flat(direction))
 
 
 @pytest.mark.parametrize("h", [0.01, 0.5, 1.9, 2.5, 3.9, -0.1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tangentlora.report.canvas import Picture, house_style
@@ -20,9 +21,11 @@ def write_figures(folder: RunFolder) -> list[Path]:
     return write_pictures(folder, draw(folder.read_run(), folder.read_metrics()))
 
 
-def write_pictures(folder: RunFolder, pictures: list[Picture]) -> list[Path]:
-    """Write these pictures, and remove those that an earlier run left under the other names."""
-    for name in set(NAMES) - {picture.name for picture in pictures}:
+def write_pictures(
+    folder: RunFolder, pictures: Sequence[Picture], names: Sequence[str] = NAMES
+) -> list[Path]:
+    """Write these pictures, and remove those that an earlier run left under the others of these names."""
+    for name in set(names) - {picture.name for picture in pictures}:
         for suffix in ("svg", "png"):
             (folder.path / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
     return [

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Blocks, Factors
+from tangentlora.blocks import Blocks, Factors, pack, unpack
 from tangentlora.problem.objective import Problem, half_squares
 
 _FACTOR_LIMIT = 3072  # the largest matrix that the preconditioner factors
@@ -132,14 +132,8 @@ class LocalModel:
 
     def pack(self, factors: Factors) -> Float[Tensor, " d"]:
         """Return factors of these shapes as one vector."""
-        return torch.cat(
-            [self.z.new_zeros(0), *(w.flatten() for name in self.factors for w in factors[name])]
-        )
+        return pack(factors, self.factors, self.z)
 
     def unpack(self, vector: Float[Tensor, " d"]) -> Factors:
         """Return the factors that `pack` made into a vector."""
-        parts = iter(torch.split(vector, [w.numel() for pair in self.factors.values() for w in pair]))
-        return {
-            name: (next(parts).reshape(u.shape), next(parts).reshape(v.shape))
-            for name, (u, v) in self.factors.items()
-        }
+        return unpack(vector, self.factors)

@@ -20,6 +20,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.theory.hessian import Hessian
 
 MOST = 3072
 """The most coordinates for which the Hessian is formed and decomposed."""
@@ -46,31 +47,6 @@ class LocalRate:
     def steps_per_digit(self) -> float:
         """Steps in which F − F* loses a factor of ten; infinite where it does not shrink."""
         return math.inf if self.factor >= 1 else math.log(0.1) / math.log(max(self.factor, 1e-300))
-
-
-def hessian_product(problem: Problem, factors: Factors, direction: Factors) -> Factors:
-    """Return ∇²F(u,v) (U,V) = Jᵀh·v + M V + λU and its transposed twin, h = ∇²L̂ J(Uvᵀ + uVᵀ), M = Jᵀa.
-
-    Everything is a thin product with the rows of the Jacobian; no m×n matrix is formed.
-    """
-    jacobian = problem.jacobian
-    point, moved = jacobian.at(factors), jacobian.at(direction)
-    turned = jacobian.at(
-        {
-            name: (torch.cat([U, factors[name][0]], 1), torch.cat([factors[name][1], V], 1))
-            for name, (U, V) in direction.items()
-        }
-    )
-    z = problem.f0 + point.forward()
-    h = problem.loss.hessian_product(z, problem.y, turned.forward()) / len(z)
-    bent, crossed = point.adjoint(h), moved.adjoint(problem.dual_point(z))
-    return {
-        name: (
-            bent[name][0] + crossed[name][0] + problem.lam * U,
-            bent[name][1] + crossed[name][1] + problem.lam * V,
-        )
-        for name, (U, V) in direction.items()
-    }
 
 
 def local_rate(problem: Problem, factors: Factors, learning_rate: float, momentum: float = 0.0) -> LocalRate:
@@ -142,22 +118,10 @@ def measured_factor(
 
 
 def _dense_hessian(problem: Problem, factors: Factors) -> Float[Tensor, "d d"]:
-    """Return ∇²F column by column; rounding's lack of symmetry is averaged out."""
-    sizes = [w.numel() for pair in factors.values() for w in pair]
-    d = sum(sizes)
+    d = sum(w.numel() for pair in factors.values() for w in pair)
     if not 0 < d <= MOST:
         raise InputError(
             f"got factors of {d} coordinates in the span of the Jacobian, expected 1 to {MOST}: use a "
             "smaller rank or fewer target matrices"
         )
-    columns = []
-    for unit in torch.eye(d).to(problem.f0):
-        parts = iter(torch.split(unit, sizes))
-        direction = {
-            name: (next(parts).reshape(u.shape), next(parts).reshape(v.shape))
-            for name, (u, v) in factors.items()
-        }
-        column = hessian_product(problem, factors, direction)
-        columns.append(torch.cat([w.flatten() for pair in column.values() for w in pair]))
-    H = torch.stack(columns, 1)
-    return 0.5 * (H + H.T)
+    return Hessian(problem, factors).dense()

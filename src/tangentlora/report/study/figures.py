@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tangentlora.report.canvas import Picture, house_style
+from tangentlora.report.figures import write_pictures
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.study.published import published_answers_figure, published_figure
 from tangentlora.report.study.ranks import optimality_figure, trade_off_figure
@@ -32,19 +33,7 @@ def write_study_figures(folder: Path) -> list[Path]:
     The same results give the same bytes. A figure that an earlier run left and that has nothing to show now
     is removed. Returns the paths; raises `InputError` where the folder cannot be read.
     """
-    pictures = draw_study(read_study(folder))
-    for name in set(NAMES) - {picture.name for picture in pictures}:
-        for suffix in ("svg", "png"):
-            (folder / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
-    writer = RunFolder(folder)
-    return [
-        path
-        for picture in pictures
-        for path in (
-            writer.write_text(f"figures/{picture.name}.svg", picture.svg),
-            writer.write_bytes(f"figures/{picture.name}.png", picture.png),
-        )
-    ]
+    return write_pictures(RunFolder(folder), draw_study(read_study(folder)), NAMES)
 
 
 def draw_study(study: Study) -> list[Picture]:
