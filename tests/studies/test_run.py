@@ -18,6 +18,7 @@ from tangentlora.models.update import updated
 from tangentlora.problem.objective import ranks
 from tangentlora.report import RunFolder
 from tangentlora.solvers.descent import Descent
+from tangentlora.studies import measure as measure_module
 from tangentlora.studies import run as run_module
 from tangentlora.studies.prepare import Prepared, prepare, scores
 from tangentlora.studies.run import run_trials
@@ -157,7 +158,8 @@ def test_the_metrics_are_those_of_the_history(made: tuple[Path, dict[str, Any]])
 def test_numbers_that_are_not_finite_become_null(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "scores", lambda *_: {"train_accuracy": 0.5, "train_loss": math.nan})
+    for module in (run_module, measure_module):
+        monkeypatch.setattr(module, "scores", lambda *_: {"train_accuracy": 0.5, "train_loss": math.nan})
     record = run_trials(prepared, [descent("short", ".", epochs=2)], tmp_path)
     for name in ("run.json", "metrics.jsonl"):
         assert "NaN" not in (tmp_path / name).read_text()

@@ -90,10 +90,14 @@ class Splits:
     task: Task
     source: str
 
+    @property
+    def parts(self) -> dict[str, Examples]:
+        """The sets that there are, by name: train, dev, test."""
+        named = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {part: examples for part, examples in named.items() if examples is not None}
+
     def __post_init__(self) -> None:
-        for part, examples in (("train", self.train), ("dev", self.dev), ("test", self.test)):
-            if examples is None:
-                continue
+        for part, examples in self.parts.items():
             if not len(examples):
                 raise InputError(f"the {part} set of {self.source} is empty; give it examples or omit it")
             if examples.kind != self.train.kind:

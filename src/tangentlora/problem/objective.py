@@ -151,6 +151,24 @@ class Problem:
         values = self.kernel_eigenvalues
         return int((values > _KERNEL_RANK * values[-1]).sum())
 
+    def require_factors(self, factors: Factors, remedy: str) -> None:
+        """Raise InputError unless these are finite pairs u_t (m,r), v_t (n,r) of layers of the problem.
+
+        `remedy` says what to do with an answer of another problem.
+        """
+        for name, (u, v) in factors.items():
+            shape = self.jacobian.shapes.get(name)
+            if not (u.ndim == v.ndim == 2 and (u.shape[0], v.shape[0]) == shape and u.shape[1] == v.shape[1]):
+                raise InputError(
+                    f"got factors of shapes {tuple(u.shape)} and {tuple(v.shape)} for {name!r}, expected "
+                    f"(m, r) and (n, r) of a layer of the problem with (m, n) = {shape}: {remedy}"
+                )
+            if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
+                raise InputError(
+                    f"got factors of {name!r} that are not finite, expected numbers: the run diverged, so "
+                    "lower the learning rate"
+                )
+
     def zero(self) -> Factors:
         """Return factors of rank zero for every layer: δ = 0."""
         return {

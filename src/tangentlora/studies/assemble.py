@@ -22,7 +22,6 @@ _DIGITS = 10  # of a number in results.json; rounding keeps the file small
 def describe_case(case: Case, prepared: Prepared, before: Mapping[str, float]) -> dict[str, Any]:
     """Return what results.json says of a case apart from its cells."""
     splits, jacobian = prepared.splits, prepared.train.jacobian
-    sizes = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     dense = 4 * prepared.problem.f0.numel() * sum(math.prod(shape) for shape in jacobian.shapes.values())
     return {
         "name": case.name,
@@ -30,7 +29,7 @@ def describe_case(case: Case, prepared: Prepared, before: Mapping[str, float]) -
         "seed": case.settings.data_seed,
         "model": _model_name(case),
         "readout": prepared.network.reader.describe()["readout"],
-        **{f"n_{which}": 0 if part is None else len(part) for which, part in sizes.items()},
+        **{f"n_{which}": len(splits.parts.get(which, ())) for which in ("train", "dev", "test")},
         "n_outputs": jacobian.n_outputs,
         "label_names": list(splits.task.labels),
         "shapes": {name: list(shape) for name, shape in jacobian.shapes.items()},

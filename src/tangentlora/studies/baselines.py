@@ -85,7 +85,7 @@ def logistic_regression(network: Network, splits: Splits, batch_size: int = 32) 
     dev = _required_dev(splits)
     sklearn = _sklearn_linear_model()
     start = time.perf_counter()
-    phi = {part: embeddings(network, part.inputs, batch_size) for part in _parts(splits).values()}
+    phi = {part: embeddings(network, part.inputs, batch_size) for part in splits.parts.values()}
     centre = phi[splits.train].mean(dim=0)
     scale = (phi[splits.train] - centre).square().sum(dim=1).mean().sqrt().item() or 1.0
     x = {part: ((rows - centre) / scale).numpy() for part, rows in phi.items()}
@@ -176,15 +176,10 @@ class _Point:
     factors: Factors
 
 
-def _parts(splits: Splits) -> dict[str, Examples]:
-    parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    return {which: examples for which, examples in parts.items() if examples is not None}
-
-
 def _scores(splits: Splits, outputs: Callable[[Examples], Float[Tensor, "N K"]]) -> dict[str, float]:
     """Return accuracy and loss on every set that there is."""
     reached: dict[str, float] = {}
-    for which, examples in _parts(splits).items():
+    for which, examples in splits.parts.items():
         reached |= scores(outputs(examples), examples.labels, which)
     return reached
 

@@ -9,13 +9,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from tangentlora.blocks import Factors
-from tangentlora.problem.objective import Problem, ranks
-from tangentlora.problem.spectral import product_singular_values
+from tangentlora.problem.objective import Problem
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.solution import Record, Solution, Solver
-from tangentlora.studies.measure import LinearisedSet, real_scores
+from tangentlora.studies.measure import LinearisedSet, linearised_scores, real_scores
 from tangentlora.studies.prepare import Prepared
-from tangentlora.studies.run import VISIBLE_RANK
+from tangentlora.studies.run import rank_fields
 from tangentlora.studies.settings import Settings, SolverName
 from tangentlora.studies.study import Cell
 from tangentlora.studies.trials import trial
@@ -60,9 +59,7 @@ def run_cell(
     watched = [part for part in sets if part.which != "dev"]
 
     def monitor(record: Record, factors: Factors) -> dict[str, float]:
-        measures: dict[str, float] = {}
-        for part in watched:
-            measures |= part.scores(factors)
+        measures = linearised_scores(watched, factors)
         if scalars is not None:
             scalars(record.epoch, {"objective": record.objective, "gap": record.gap} | measures)
         return measures
@@ -71,10 +68,6 @@ def run_cell(
     solution = solver.solve(problem, monitor)
     seconds = time.perf_counter() - start
     certificate = certify(problem, solution, prepared.settings.tolerance)
-    visible = certificate.ranks if cell.variant == "certified" else ranks(solution.factors, VISIBLE_RANK)
-    linearised: dict[str, float] = {}
-    for part in sets:
-        linearised |= part.scores(solution.factors)
     parameters = trained_parameters(cell, problem)
     return {
         "slug": cell.slug,
@@ -92,14 +85,10 @@ def run_cell(
         "certified": certificate.certified,
         "trained_parameters": parameters,
         "state_bytes": _SINGLE * parameters * (3 if prepared.settings.momentum else 2),
-        "rank_reached": sum(visible.values()),
-        "ranks": visible,
-        "singular_values": {
-            name: product_singular_values(u, v).tolist() for name, (u, v) in solution.factors.items()
-        },
+        **rank_fields(solution, certificate, exact=cell.variant == "certified"),
         "curve": _curve(solution),
         "trace": [list(point) for point in solution.trace],
-        "linearised": linearised,
+        "linearised": linearised_scores(sets, solution.factors),
         "real": None,
         "without_f0": _without_f0(sets, solution) if cell.variant == "published" else None,
         "chosen": {},

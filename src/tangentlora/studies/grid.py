@@ -25,7 +25,7 @@ from tangentlora.studies.assemble import assemble, describe_case
 from tangentlora.studies.baselines import Baseline, logistic_regression, peft_lora, zero_shot
 from tangentlora.studies.cells import Scalars, chosen_by_dev, run_cell, run_real
 from tangentlora.studies.made import with_made
-from tangentlora.studies.measure import LinearisedSet, linearised_sets
+from tangentlora.studies.measure import LinearisedSet, linearised_scores, linearised_sets
 from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.scalars import ScalarWriter
 from tangentlora.studies.study import BASELINES, Case, Cell, Plan
@@ -76,10 +76,7 @@ class _CaseRun:
         start = time.perf_counter()
         self.prepared: Prepared = prepare(case.settings, dev=True)
         self.sets: Sequence[LinearisedSet] = linearised_sets(self.prepared)
-        before: dict[str, float] = {}
-        for part in self.sets:
-            before |= part.scores({})
-        self.description = describe_case(case, self.prepared, before)
+        self.description = describe_case(case, self.prepared, linearised_scores(self.sets, {}))
         # what it took the first time: later it comes from the store
         kept = self._read("case.json")
         self.seconds: float = round(time.perf_counter() - start, 3) if kept is None else kept["linearise"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,6 @@ from tangentlora.blocks import Factors
 from tangentlora.models.update import updated
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.tangent.jacobian import Jacobian
-from tangentlora.tangent.tangent import Tangent
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,36 +43,33 @@ class LinearisedSet:
         return scores(self.outputs(factors, pretrained), self.labels, self.which)
 
 
+def linearised_scores(sets: Iterable[LinearisedSet], factors: Factors) -> dict[str, float]:
+    """Return accuracy and loss of the linearised network at uvᵀ on these sets."""
+    result: dict[str, float] = {}
+    for part in sets:
+        result |= part.scores(factors)
+    return result
+
+
 def linearised_sets(prepared: Prepared) -> list[LinearisedSet]:
-    """Return the training set and, where there are any, the dev and the test set."""
-    splits, problem = prepared.splits, prepared.problem
+    """Return the sets of `prepared.sets`."""
+    problem = prepared.problem
     C = problem.loss.contrasts(problem.jacobian.n_outputs)
     contrasts = torch.eye(problem.jacobian.n_outputs) if C is None else C.float()
     contrasts = contrasts.to(problem.f0.device)
-    tangents: Mapping[str, Tangent | None] = {
-        "train": prepared.train,
-        "dev": prepared.dev,
-        "test": prepared.test,
-    }
-    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     sets = []
-    for which, tangent in tangents.items():
-        found = examples[which]
-        if tangent is None or found is None:
-            continue
+    for which, (tangent, examples) in prepared.sets.items():
         jacobian = tangent.jacobian.to(torch.float32, contrasts.device).combine_outputs(contrasts)
         f0 = tangent.f0.to(contrasts) @ contrasts.T
-        sets.append(LinearisedSet(which, found.labels, f0, jacobian, contrasts))
+        sets.append(LinearisedSet(which, examples.labels, f0, jacobian, contrasts))
     return sets
 
 
 def real_scores(prepared: Prepared, factors: Factors) -> dict[str, float]:
-    """Return accuracy and loss of the real network at W + uvᵀ on every set; one forward pass over each."""
-    network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
+    """Return accuracy and loss of the real network at W + uvᵀ on `prepared.sets`, a pass over each."""
+    network, size = prepared.network, prepared.settings.batch_size
     result: dict[str, float] = {}
     with updated(network, prepared.targets, factors):
-        for which, examples in (("train", splits.train), ("dev", splits.dev), ("test", splits.test)):
-            if examples is not None:
-                z = network.predict(examples.inputs, size)
-                result |= scores(z, examples.labels, which)
+        for which, (_, examples) in prepared.sets.items():
+            result |= scores(network.predict(examples.inputs, size), examples.labels, which)
     return result

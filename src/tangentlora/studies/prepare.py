@@ -40,6 +40,13 @@ class Prepared:
     problem: Problem
     dev: Tangent | None = None
 
+    @property
+    def sets(self) -> dict[str, tuple[Tangent, Examples]]:
+        """The sets that were linearised, by name, with their examples."""
+        tangents = {"train": self.train, "dev": self.dev, "test": self.test}
+        examples = self.splits.parts
+        return {part: (t, examples[part]) for part, t in tangents.items() if t is not None}
+
 
 def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) -> Prepared:
     """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.

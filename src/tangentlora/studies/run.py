@@ -21,13 +21,14 @@ from tangentlora.problem.spectral import product_singular_values
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.record import FORMAT
 from tangentlora.solvers.solution import Solution
+from tangentlora.studies.measure import LinearisedSet, linearised_scores, linearised_sets, real_scores
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.trials import Trial
 from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 VISIBLE_RANK = 1e-3
 """A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
@@ -62,11 +63,12 @@ def run_trials(
     for trial in trials:
         trial.solver.check(prepared.problem)
     folder = RunFolder(output_dir)
-    before = _before(prepared)
+    held_out = [part for part in linearised_sets(prepared) if part.which != "train"]
+    before = _linearised(prepared, held_out, {})  # at W the linearised and the real network are the same
     metrics: list[str] = []
     entries: list[dict[str, Any]] = []
     for trial in trials:
-        outcome = _run(prepared, trial, progress)
+        outcome = _run(prepared, held_out, trial, progress)
         entries.append(_write_answer(prepared, outcome, folder))
         metrics += _metrics(outcome)
         folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in metrics))
@@ -75,46 +77,22 @@ def run_trials(
     return run
 
 
-def _run(prepared: Prepared, trial: Trial, progress: bool) -> Outcome:
+def _run(prepared: Prepared, held_out: Sequence[LinearisedSet], trial: Trial, progress: bool) -> Outcome:
     start = time.perf_counter()
     solution = trial.solver.solve(
-        prepared.problem, lambda _, factors: _linearised(prepared, factors), progress=progress
+        prepared.problem, lambda _, factors: _linearised(prepared, held_out, factors), progress=progress
     )
     seconds = time.perf_counter() - start
     certificate = certify(prepared.problem, solution, prepared.settings.tolerance)
-    real = _evaluate(prepared, solution.factors)
-    return Outcome(trial, solution, certificate, _linearised(prepared, solution.factors), real, seconds)
+    real = real_scores(prepared, solution.factors)
+    linearised = _linearised(prepared, held_out, solution.factors)
+    return Outcome(trial, solution, certificate, linearised, real, seconds)
 
 
-def _linearised(prepared: Prepared, factors: Factors) -> dict[str, float]:
-    """Return accuracy and loss of the linearised network at uvᵀ."""
-    test = None
-    if prepared.test is not None:
-        single = {name: (u.float().cpu(), v.float().cpu()) for name, (u, v) in factors.items()}
-        test = prepared.test.f0 + prepared.test.jacobian.at(single).forward()
-    return _scores(prepared, prepared.problem.outputs(factors), test)
-
-
-def _before(prepared: Prepared) -> dict[str, float]:
-    """Return accuracy and loss at W, where the linearised and the real network are the same."""
-    return _scores(prepared, prepared.train.f0, None if prepared.test is None else prepared.test.f0)
-
-
-def _evaluate(prepared: Prepared, factors: Factors) -> dict[str, float]:
-    """Return accuracy and loss of the real network at W + uvᵀ."""
-    network, splits, size = prepared.network, prepared.splits, prepared.settings.batch_size
-    with updated(network, prepared.targets, factors):
-        train = network.predict(splits.train.inputs, size)
-        test = None if splits.test is None else network.predict(splits.test.inputs, size)
-    return _scores(prepared, train, test)
-
-
-def _scores(prepared: Prepared, train: Tensor, test: Tensor | None) -> dict[str, float]:
-    """Return accuracy and loss of outputs on the training and, where there is one, the held-out set."""
-    result = scores(train, prepared.splits.train.labels, "train")
-    if test is not None and prepared.splits.test is not None:
-        result |= scores(test, prepared.splits.test.labels, "test")
-    return result
+def _linearised(prepared: Prepared, held_out: Sequence[LinearisedSet], factors: Factors) -> dict[str, float]:
+    """Return accuracy and loss at uvᵀ: on the training set in float64, as the certificate sees it."""
+    train = scores(prepared.problem.outputs(factors), prepared.splits.train.labels, "train")
+    return train | linearised_scores(held_out, factors)
 
 
 def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
@@ -131,8 +109,6 @@ def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> di
         "solution.safetensors": folder.write_bytes(f"{prefix}solution.safetensors", save(tensors)),
         "certificate.json": folder.write_json(f"{prefix}certificate.json", asdict(certificate)),
     }
-    exact = trial.solver_name == "certified"
-    visible = certificate.ranks if exact else ranks(solution.factors, VISIBLE_RANK)
     return {
         "name": trial.name,
         "folder": trial.folder,
@@ -147,16 +123,24 @@ def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> di
         "gap": certificate.gap,
         "relative_gap": certificate.relative_gap,
         "certified": certificate.certified,
-        "rank_reached": sum(visible.values()),
-        "ranks": visible,
-        "singular_values": {
-            name: product_singular_values(u, v).tolist() for name, (u, v) in solution.factors.items()
-        },
+        **rank_fields(solution, certificate, exact=trial.solver_name == "certified"),
         "linearised": outcome.linearised,
         "real": outcome.real,
         "adapter_error": adapter_error,
         "seconds": round(outcome.seconds, 3),
         "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
+    }
+
+
+def rank_fields(solution: Solution, certificate: Certificate, *, exact: bool) -> dict[str, Any]:
+    """Return what is recorded of an answer's rank: the certificate's count with `exact`, else what shows."""
+    visible = certificate.ranks if exact else ranks(solution.factors, VISIBLE_RANK)
+    return {
+        "rank_reached": sum(visible.values()),
+        "ranks": visible,
+        "singular_values": {
+            name: product_singular_values(u, v).tolist() for name, (u, v) in solution.factors.items()
+        },
     }
 
 

@@ -147,17 +147,4 @@ def certify(problem: Problem, solution: Solution | Factors, tolerance: float = 1
 def _check(problem: Problem, factors: Factors, tolerance: float) -> None:
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise InputError(f"got the tolerance {tolerance}, expected a positive number: give one such as 1e-6")
-    for name, (u, v) in factors.items():
-        shape = problem.jacobian.shapes.get(name)
-        fits = u.ndim == v.ndim == 2 and (u.shape[0], v.shape[0]) == shape and u.shape[1] == v.shape[1]
-        if not fits:
-            raise InputError(
-                f"got factors of shapes {tuple(u.shape)} and {tuple(v.shape)} for {name!r}, expected (m, r) "
-                f"and (n, r) of a layer of the problem with (m, n) = {shape}: certify the answer against the "
-                "problem it was made for"
-            )
-        if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
-            raise InputError(
-                f"got factors of {name!r} that are not finite, expected numbers: the run diverged, so lower "
-                "the learning rate"
-            )
+    problem.require_factors(factors, "certify the answer against the problem it was made for")

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
-from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import product_svd
 from tangentlora.tangent.jacobian import Jacobian
@@ -42,7 +41,7 @@ def reduce_rank(problem: Problem, factors: Factors) -> Factors:
     Raises InputError for factors that do not fit the problem or are not finite.
     Source: Jang, Lee, Ryu 2024, Theorem 1; docs/theory.md, "Theorem 1 as a tool".
     """
-    _check(problem, factors)
+    problem.require_factors(factors, "reduce the answer of the problem it was made for")
     given = problem.zero() | factors
     svds = {name: product_svd(u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in given.items()}
     floor = _zero([sigma for _, sigma, _ in svds.values()])
@@ -181,19 +180,3 @@ def _border(sigmas: Sequence[Float[Tensor, " _r"]], direction: Sequence[Float[Te
                 break
             tau = following
     return tau
-
-
-def _check(problem: Problem, factors: Factors) -> None:
-    for name, (u, v) in factors.items():
-        shape = problem.jacobian.shapes.get(name)
-        if not (u.ndim == v.ndim == 2 and (u.shape[0], v.shape[0]) == shape and u.shape[1] == v.shape[1]):
-            raise InputError(
-                f"got factors of shapes {tuple(u.shape)} and {tuple(v.shape)} for {name!r}, expected (m, r) "
-                f"and (n, r) of a layer of the problem with (m, n) = {shape}: reduce the answer of the "
-                "problem it was made for"
-            )
-        if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
-            raise InputError(
-                f"got factors of {name!r} that are not finite, expected numbers: reduce an answer that did "
-                "not diverge"
-            )
