@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,7 @@ VERBS = ("demo", "fit", "advise", "verify", "reproduce", "report", "doctor")
 Captured = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """Take back what `main` tells the logging module."""
-    handlers, level = list(logging.root.handlers), logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 class Shell:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,7 @@ SMALL = ("--seeds", "13", "--ranks", "1", "2", "--epochs", "8", "--quiet")
 FIGURES = ("loss", "accuracy", "trade-off", "optimality", "singular-values", "published")
 
 
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """Take back what `main` tells the logging module."""
-    handlers, level = list(logging.root.handlers), logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def reproduce(folder: Path, study: str, *options: str) -> dict[str, Any]:

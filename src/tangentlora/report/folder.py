@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tangentlora.errors import InputError
-from tangentlora.report.parsing import parse_object
+from tangentlora.report.parsing import parse_object, parsed, read_text
 from tangentlora.report.record import FORMAT, Answer, CertificateRecord, Metric, Run
 
 Record = TypeVar("Record")
@@ -88,26 +88,11 @@ class RunFolder:
         return self.write_text(name, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
-        path = self.path / name
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-            raise InputError(
-                f"got {self.path}, where {name} {reason}, expected a run folder; name the --output-dir of an "
-                "earlier tangentlora fit or demo."
-            ) from error
-        return self._parse(name, parse, text)
+        wanted = "a run folder; name the --output-dir of an earlier tangentlora fit or demo"
+        return self._parse(name, parse, read_text(self.path, name, wanted))
 
     def _parse(self, name: str, parse: Callable[[Any], Record], value: Any) -> Record:
-        try:
-            return parse(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"got {self.path / name}, which is damaged ({type(error).__name__}: {reason}), expected the "
-                "file as tangentlora wrote it; run fit or demo again."
-            ) from error
+        return parsed(self.path / name, parse, value, "tangentlora wrote it; run fit or demo again")
 
 
 def _finite(value: Any) -> Any:

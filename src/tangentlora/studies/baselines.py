@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tangentlora.errors import InputError
 from tangentlora.models.embeddings import embeddings
 from tangentlora.models.network import Network
 from tangentlora.models.update import updated
+from tangentlora.studies.measure import dev_merit
 from tangentlora.studies.prepare import scores
 
 INVERSE_REGULARISATIONS = tuple(10 ** (k / 2) for k in range(-6, 7))
@@ -57,12 +57,7 @@ def better(candidate: Mapping[str, float], incumbent: Mapping[str, float]) -> bo
     finite lose to all whose loss is. A full tie stays with the incumbent: offer the smaller model and the
     earlier point first.
     """
-    return _merit(candidate) > _merit(incumbent)
-
-
-def _merit(measured: Mapping[str, float]) -> tuple[bool, float, float]:
-    loss = measured["dev_loss"]
-    return (True, measured["dev_accuracy"], -loss) if math.isfinite(loss) else (False, 0.0, 0.0)
+    return dev_merit(candidate) > dev_merit(incumbent)
 
 
 def zero_shot(network: Network, splits: Splits, batch_size: int = 32) -> Baseline:

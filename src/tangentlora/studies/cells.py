@@ -12,7 +12,7 @@ from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.solution import Record, Solution, Solver
-from tangentlora.studies.measure import LinearisedSet, linearised_scores, real_scores
+from tangentlora.studies.measure import LinearisedSet, dev_merit, linearised_scores, real_scores
 from tangentlora.studies.prepare import Prepared
 from tangentlora.studies.run import rank_fields
 from tangentlora.studies.settings import Settings, SolverName
@@ -114,10 +114,7 @@ def chosen_by_dev(records: Sequence[dict[str, Any]]) -> float | None:
     if not scored:
         return None
 
-    def merit(record: dict[str, Any]) -> tuple[float, float, float]:
-        return record["linearised"]["dev_accuracy"], -record["linearised"]["dev_loss"], record["lam"]
-
-    lam: float = max(scored, key=merit)["lam"]
+    lam: float = max(scored, key=lambda record: (dev_merit(record["linearised"]), record["lam"]))["lam"]
     return lam
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,17 @@ def linearised_sets(prepared: Prepared) -> list[LinearisedSet]:
         f0 = tangent.f0.to(contrasts) @ contrasts.T
         sets.append(LinearisedSet(which, examples.labels, f0, jacobian, contrasts))
     return sets
+
+
+def dev_merit(measured: Mapping[str, float | None]) -> tuple[bool, float, float]:
+    """Return what every choice by the dev set compares: the higher accuracy, then the lower loss, is better.
+
+    Scores whose loss is not finite (None where they were read from JSON) come after all whose loss is.
+    """
+    accuracy, loss = measured["dev_accuracy"], measured["dev_loss"]
+    if accuracy is None or loss is None or not math.isfinite(loss):
+        return False, 0.0, 0.0
+    return True, accuracy, -loss
 
 
 def real_scores(prepared: Prepared, factors: Factors) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tangentlora.errors import InputError
-from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object
+from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object, parsed, read_text
 from tangentlora.report.study.results import Study
 
 FORMAT = 1
@@ -53,22 +53,9 @@ def read_timings(folder: Path) -> dict[str, Seconds]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise InputError(
-            f"got {path.parent}, where {path.name} {reason}, expected the folder of a study; name the "
-            "--output-dir of an earlier tangentlora reproduce."
-        ) from error
+    wanted = "the folder of a study; name the --output-dir of an earlier tangentlora reproduce"
+    return read_text(path.parent, path.name, wanted)
 
 
 def _parse(path: Path, parse: Callable[[Any], Content], value: Any) -> Content:
-    try:
-        return parse(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"got {path}, which is damaged ({type(error).__name__}: {reason}), expected the file as "
-            "tangentlora reproduce wrote it; run reproduce again."
-        ) from error
+    return parsed(path, parse, value, "tangentlora reproduce wrote it; run reproduce again")
