@@ -13,51 +13,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from small_runs import checkpoint, write_images, write_sentences, write_sounds
+from command_line import Captured, Shell, assert_bad_input, contents, status_of
+from small_runs import checkpoint, write_images, write_sounds
 from tangentlora import __version__
-from tangentlora.cli import _parser, main
+from tangentlora.cli import VERBS, _parser
+from tangentlora.cli.result import Result
 from tangentlora.options import settings_of
 from tangentlora.studies.settings import Settings
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "matplotlib", "scipy", "numpy")
-VERBS = ("demo", "fit", "advise", "verify", "reproduce", "report", "doctor")
-
-Captured = pytest.CaptureFixture[str]
-
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
-
-
-class Shell:
-    """A folder with a tiny network, sentences and a tangent store, and the verbs run in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = write_sentences(folder / "data.csv")
-        self.run = folder / "run"
-
-    def fit(self, *options: str, kind: str = "bert", output: Path | None = None) -> list[str]:
-        """Return the arguments of a fit; options given here override the others."""
-        return [
-            "fit",
-            *("--model", str(checkpoint(self.folder, kind))),
-            *("--data", str(self.data)),
-            *("--tangent-dir", str(self.folder / "tangents")),
-            *("--output-dir", str(output or self.run)),
-            *options,
-        ]
-
-
-def status_of(arguments: list[str]) -> int:
-    """Run the command line in this process; argparse leaves by SystemExit, as the shell would see it."""
-    try:
-        return main(arguments)
-    except SystemExit as left:
-        return int(left.code or 0)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +54,29 @@ def test_json_is_one_object_on_stdout_for_every_verb(shell: Shell, capsys: Captu
     expected = {
         "fit": "runs",
         "demo": "runs",
+        "path": "points",
         "advise": "rules",
         "verify": "valid",
+        "examine": "stationarity",
+        "landscape": "runs",
         "reproduce": "studies",
         "report": "report",
         "doctor": "checks",
     }
+    problem = [*common[1:where], *common[where + 2 :]]
     calls = {
         "fit": [*common, "--solver", "sgd", "--rank", "2", "--epochs", "3"],
         "demo": ["demo", *common[1:]],
-        "advise": ["advise", *common[1:where], *common[where + 2 :], "--ranks", "1", "2"],
+        "path": ["path", *problem, "--output-dir", str(tmp_path / "path"), "--points", "2"],
+        "advise": ["advise", *problem, "--ranks", "1", "2"],
         "verify": ["verify", str(shell.run), "--json"],
+        "examine": ["examine", str(shell.run), "--only", "stationarity", "--json"],
+        "landscape": ["landscape", *problem, "--ranks", "1", "--repeats", "1"],
         "reproduce": ["reproduce", "--list", "--json"],
         "report": ["report", str(tmp_path / "run"), "--json"],
         "doctor": ["doctor", "--json"],
     }
-    assert set(calls) == set(VERBS)
+    assert calls.keys() == VERBS.keys()
     for verb, arguments in calls.items():
         assert status_of(arguments) in ((0, 1) if verb == "doctor" else (0,))
         out, _ = capsys.readouterr()
@@ -114,10 +87,8 @@ def test_json_is_one_object_on_stdout_for_every_verb(shell: Shell, capsys: Captu
 
 
 def test_json_has_null_for_what_is_not_finite(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tangentlora import cli
-
-    found = {"checks": [float("nan"), {"deep": float("inf")}]}
-    monkeypatch.setattr(cli, "_doctor", lambda _: (found, "", 0))
+    found = Result({"checks": [float("nan"), {"deep": float("inf")}]}, "")
+    monkeypatch.setitem(VERBS, "doctor", (VERBS["doctor"][0], lambda _: found))
     assert status_of(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"checks": [None, {"deep": None}]}
 
@@ -252,6 +223,7 @@ def test_every_option_of_fit_arrives() -> None:
         "learning_rate": 0.25,
         "momentum": 0.5,
         "minibatch_size": 4,
+        "initialisation": "spectral",
         "freeze_a": True,
         "perturbation": 0.125,
         "seed": 13,
@@ -397,20 +369,6 @@ BAD_FITS: dict[str, tuple[Callable[[Shell, Path], list[str]], str]] = {
 }
 
 
-def assert_bad_input(arguments: list[str], message: str, capsys: Captured) -> None:
-    """Require exit 2, nothing on stdout and one line on stderr."""
-    import re
-
-    capsys.readouterr()
-    assert status_of(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.endswith("\n")
-    assert err.startswith("tangentlora")
-    assert re.search(message, err), err
-
-
 @pytest.mark.parametrize("case", BAD_FITS)
 def test_bad_input_takes_one_line_and_leaves_what_was_written(
     shell: Shell, tmp_path: Path, capsys: Captured, case: str
@@ -473,12 +431,10 @@ def test_other_mistakes_take_one_line(
 def test_an_interrupted_run_ends_as_the_shell_expects(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tangentlora import cli
-
-    def interrupted(_: object) -> None:
+    def interrupted(_: object) -> Result:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_doctor", interrupted)
+    monkeypatch.setitem(VERBS, "doctor", (VERBS["doctor"][0], interrupted))
     assert status_of(["doctor"]) == 130
     assert capsys.readouterr() == ("", "tangentlora: interrupted; what was written stays as it is\n")
 
@@ -504,6 +460,7 @@ for arguments in {
         [
             ["--help"],
             *([verb, "--help"] for verb in VERBS),
+            ["examine", "nowhere", "--only", "everything"],
             ["--version"],
             [],
             ["fit", "--rank", "x"],
@@ -524,7 +481,7 @@ for arguments in {
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *early, last = done.stdout.splitlines()
-    assert len(early) == 16
+    assert len(early) == 10 + len(VERBS)
     for line in early:
         expected = 0 if "--help" in line or "--version" in line else 2
         assert line.startswith(f"{expected} ")

@@ -38,6 +38,15 @@ _SIZES = {
 _ENCODER = {**_SIZES, "max_position_embeddings": 64}
 _ROBERTA = {**_ENCODER, "type_vocab_size": 1, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 _DECODER_TOKENS = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 0}
+_GPT2 = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.3,
+    **_DECODER_TOKENS,
+}
+_LLAMA = {"num_key_value_heads": 2, **_ENCODER, **_DECODER_TOKENS}
 
 _MODULES: dict[str, Callable[[int], nn.Module]] = {
     "bert": lambda v: tf.BertForSequenceClassification(
@@ -73,20 +82,9 @@ _MODULES: dict[str, Callable[[int], nn.Module]] = {
             **_ENCODER,
         )
     ),
-    "gpt2": lambda v: tf.GPT2ForSequenceClassification(
-        tf.GPT2Config(
-            vocab_size=v,
-            num_labels=K,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=64,
-            initializer_range=0.3,
-            **_DECODER_TOKENS,
-        )
-    ),
+    "gpt2": lambda v: tf.GPT2ForSequenceClassification(tf.GPT2Config(vocab_size=v, num_labels=K, **_GPT2)),
     "llama": lambda v: tf.LlamaForSequenceClassification(
-        tf.LlamaConfig(vocab_size=v, num_labels=K, num_key_value_heads=2, **_ENCODER, **_DECODER_TOKENS)
+        tf.LlamaConfig(vocab_size=v, num_labels=K, **_LLAMA)
     ),
     "vit": lambda _: tf.ViTForImageClassification(
         tf.ViTConfig(num_labels=K, image_size=16, patch_size=4, **_SIZES)
@@ -135,6 +133,8 @@ _MODULES: dict[str, Callable[[int], nn.Module]] = {
     ),
     "bert-mlm": lambda v: tf.BertForMaskedLM(tf.BertConfig(vocab_size=v, pad_token_id=0, **_ENCODER)),
     "roberta-mlm": lambda v: tf.RobertaForMaskedLM(tf.RobertaConfig(vocab_size=v, **_ROBERTA)),
+    "gpt2-lm": lambda v: tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=v, **_GPT2)),
+    "llama-lm": lambda v: tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=v, **_LLAMA)),
 }
 
 KINDS = tuple(_MODULES)
@@ -171,11 +171,23 @@ def _masked_lm(kind: str, generator: torch.Generator) -> Built:
     return module, tensors, outputs
 
 
+def _causal_lm(kind: str, generator: torch.Generator) -> Built:
+    module, tensors = tiny_module(kind), _tokens(kind, generator)
+
+    def outputs(inputs: Mapping[str, Tensor]) -> Tensor:
+        batch, last = torch.arange(len(inputs["input_ids"])), inputs["attention_mask"].sum(dim=1) - 1
+        return module(**inputs).logits[batch, last][:, list(LABEL_IDS)]
+
+    return module, tensors, outputs
+
+
 def build(kind: str) -> Built:
     """Return the module, a batch of three examples of different lengths, and `outputs(tensors) -> (B,3)`."""
     generator = torch.Generator().manual_seed(1)
     if kind.endswith("-mlm"):
         return _masked_lm(kind, generator)
+    if kind.endswith("-lm"):
+        return _causal_lm(kind, generator)
     module = tiny_module(kind)
     if kind in ("vit", "clip"):
         tensors = {"pixel_values": torch.randn(len(LENGTHS), 3, 16, 16, generator=generator)}
@@ -228,6 +240,19 @@ def gpt2_tokenizer() -> Any:
     return tf.GPT2Tokenizer(vocab=vocabulary, merges=merges)
 
 
+def marking_tokenizer() -> Any:
+    """Return a GPT-2 tokenizer that begins and ends every text with a special token, as BERT's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer, marks = gpt2_tokenizer(), ["<unused0>", "<unused1>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    ids = list(zip(marks, tokenizer.convert_tokens_to_ids(marks), strict=True))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<unused0> $A <unused1>", special_tokens=ids
+    )
+    return tokenizer
+
+
 def tiny_processor(kind: str) -> Any:
     """Return the tokenizer, image processor or feature extractor that belongs to `kind`."""
     if kind in ("vit", "clip"):
@@ -238,7 +263,7 @@ def tiny_processor(kind: str) -> Any:
         return tf.Wav2Vec2FeatureExtractor(sampling_rate=16_000, return_attention_mask=True)
     if kind == "whisper":
         return tf.WhisperFeatureExtractor(feature_size=8, chunk_length=1, hop_length=400, n_fft=400)
-    if kind in ("gpt2", "llama"):
+    if kind.startswith(("gpt2", "llama")):
         return gpt2_tokenizer()
     return roberta_tokenizer() if kind.startswith("roberta") else wordpiece_tokenizer()
 
@@ -247,7 +272,7 @@ def tiny_checkpoint(folder: Path, kind: str, seed: int = 0) -> Path:
     """Save the tiny network `kind` with its processor in `folder`, and return the folder."""
     processor = tiny_processor(kind)
     module: Any = tiny_module(kind, len(processor) if hasattr(processor, "get_vocab") else 64, seed)
-    if kind in ("gpt2", "llama"):
+    if kind.startswith(("gpt2", "llama")):
         module.config.pad_token_id = None
     module.save_pretrained(folder)
     processor.save_pretrained(folder)

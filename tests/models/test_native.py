@@ -9,7 +9,7 @@ import transformers
 
 from small_runs import checkpoint
 from tangentlora.errors import InputError
-from tangentlora.models.native import native_readout
+from tangentlora.models.native import is_causal, native_readout
 
 
 def configured(folder: Path, architectures: Any, model_type: str = "bert") -> str:
@@ -31,8 +31,8 @@ def configured(folder: Path, architectures: Any, model_type: str = "bert") -> st
         (["MPNetModel"], "mpnet", "prototypes"),
         (["BertForSequenceClassification"], "bert", "head"),
         (["ElectraForPreTraining"], "electra", "head"),
-        (["LlamaForCausalLM"], "llama", "head"),
-        (["GPT2LMHeadModel"], "gpt2", "head"),
+        (["LlamaForCausalLM"], "llama", "prompt"),
+        (["GPT2LMHeadModel"], "gpt2", "prompt"),
         (["GPT2DoubleHeadsModel"], "gpt2", "head"),
         (["GPT2Model"], "gpt2", "prototypes"),
         ([], "bert", "head"),
@@ -45,7 +45,30 @@ def test_the_readout_is_what_the_checkpoint_was_trained_for(
     assert native_readout(configured(tmp_path, architectures, model_type)) == readout
 
 
-@pytest.mark.parametrize(("kind", "readout"), [("bert", "head"), ("bert-mlm", "prompt")])
+@pytest.mark.parametrize(
+    ("architectures", "model_type", "causal"),
+    [
+        (["BertForMaskedLM"], "bert", False),
+        (["BertModel"], "bert", False),
+        (["RobertaForSequenceClassification"], "roberta", False),
+        (["BertLMHeadModel"], "bert", True),
+        (["LlamaForCausalLM"], "llama", True),
+        (["GPT2LMHeadModel"], "gpt2", True),
+        (["GPT2Model"], "gpt2", True),
+        (["LlamaForSequenceClassification"], "llama", True),
+        (None, "gpt2", True),
+        (None, "distilbert", False),
+    ],
+)
+def test_a_causal_network_is_told_by_its_class_or_its_family(
+    tmp_path: Path, architectures: list[str] | None, model_type: str, causal: bool
+) -> None:
+    assert is_causal(configured(tmp_path, architectures, model_type)) == causal
+
+
+@pytest.mark.parametrize(
+    ("kind", "readout"), [("bert", "head"), ("bert-mlm", "prompt"), ("gpt2-lm", "prompt"), ("gpt2", "head")]
+)
 def test_saved_checkpoints_are_recognised(tmp_path: Path, kind: str, readout: str) -> None:
     assert native_readout(str(checkpoint(tmp_path, kind))) == readout
 

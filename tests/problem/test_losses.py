@@ -9,8 +9,10 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from random_problems import random_problem
 from tangentlora.errors import InputError
-from tangentlora.problem.losses import Contrasted, CrossEntropy, Logistic, Loss, Squared
+from tangentlora.problem.losses import Contrasted, CrossEntropy, Likelihood, Logistic, Loss, Squared
+from tangentlora.problem.objective import Problem
 
 N = 20
 
@@ -24,6 +26,7 @@ CASES: dict[str, tuple[Loss, int]] = {
     **{f"contrasted {k}": (contrasted(k), k - 1) for k in range(2, 7)},
     "logistic": (Logistic(), 1),
     **{f"squared {k}": (Squared(), k) for k in (1, 4)},
+    "likelihood": (Likelihood(), 1),
 }
 
 
@@ -32,6 +35,8 @@ def labels(loss: Loss, width: int, count: int = N) -> Tensor:
         return torch.arange(count) % 2 * 2 - 1
     if isinstance(loss, Squared):
         return torch.randn(count, width, dtype=torch.float64)
+    if isinstance(loss, Likelihood):
+        return torch.zeros(count, dtype=torch.int64)
     return torch.arange(count) % (loss.C.shape[1] if isinstance(loss, Contrasted) else width)
 
 
@@ -47,7 +52,7 @@ def test_gradient_and_hessian_product_are_those_of_autograd(case: tuple[Loss, Te
     d = torch.randn_like(z)
     z.requires_grad_()
     (gradient,) = torch.autograd.grad(loss.value(z, y).sum(), z, create_graph=True)
-    slope = (gradient * d).sum()
+    slope = (gradient * d).sum() + 0 * z.sum()  # on the graph for a loss that is linear, too
     product = torch.autograd.grad(slope, z)[0]
     torch.testing.assert_close(loss.gradient(z, y), gradient, rtol=0, atol=1e-10)
     torch.testing.assert_close(loss.hessian_product(z, y, d), product, rtol=0, atol=1e-10)
@@ -63,6 +68,8 @@ def test_fenchel_young_holds_with_equality_at_the_gradient(case: tuple[Loss, Ten
 
 def test_the_conjugate_is_the_supremum(case: tuple[Loss, Tensor, Tensor]) -> None:
     loss, z, y = case
+    if isinstance(loss, Likelihood):
+        pytest.skip("its conjugate is finite at one point, where z cancels")
     shrunk = 0.7 * loss.gradient(z, y)  # inside the domain, and the gradient of another point
     for i in range(6):
         one, a = y[i : i + 1], shrunk[i]
@@ -139,7 +146,9 @@ def test_contrasts_keep_the_smoothness() -> None:
     assert float((product * d).sum() / d.square().sum()) == pytest.approx(loss.smoothness, rel=1e-12)
 
 
-@pytest.mark.parametrize(("loss", "width"), [(CrossEntropy(), 3), (contrasted(3), 2), (Logistic(), 1)])
+@pytest.mark.parametrize(
+    ("loss", "width"), [(CrossEntropy(), 3), (contrasted(3), 2), (Logistic(), 1), (Likelihood(), 1)]
+)
 def test_the_lipschitz_constant_bounds_the_gradient_and_is_nearly_attained(loss: Loss, width: int) -> None:
     y = labels(loss, width, 500)
     norms = loss.gradient(10 * torch.randn(500, width, dtype=torch.float64), y).norm(dim=1)
@@ -196,6 +205,15 @@ BAD_LABELS = [
     (Logistic(), torch.tensor([1, -1]), 2, 2, "got 2 outputs for the logistic loss, expected one"),
     (Logistic(), torch.tensor([1]), 2, 1, r"got labels of shape \(1,\), expected \(2,\)"),
     (Logistic(), torch.tensor([1.0, math.nan]), 2, 1, "got labels other than −1 and 1"),
+    (Likelihood(), torch.tensor([0, 1]), 2, 1, "got labels other than 0 for the likelihood"),
+    (
+        Likelihood(),
+        torch.tensor([0, 0]),
+        2,
+        2,
+        "got 2 outputs for the likelihood, expected one: use cross-en",
+    ),
+    (Likelihood(), torch.tensor([0]), 2, 1, r"got labels of shape \(1,\), expected \(2,\)"),
     (Squared(), torch.tensor([1.0, 2.0]), 2, 1, r"got labels of shape \(2,\), expected \(2, 1\)"),
     (Squared(), torch.tensor([[1.0], [math.inf]]), 2, 1, "got a target that is not finite, expected numbers"),
 ]
@@ -214,3 +232,32 @@ def test_labels_that_fit_are_accepted() -> None:
         loss.check_labels(labels(loss, width), N, width)
     Logistic().check_labels(torch.tensor([1.0, -1.0]), 2, 1)
     CrossEntropy().check_labels(torch.tensor([0, 1], dtype=torch.uint8), 2, 2)
+
+
+def test_the_likelihood_is_linear_and_only_its_slope_has_a_conjugate() -> None:
+    z, y = torch.tensor([[-3.0], [0.0], [2.0]], dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
+    assert Likelihood().value(z, y).tolist() == [3.0, 0.0, -2.0]
+    a = torch.tensor([[-1.0], [-1.0 - 1e-15], [-0.999]], dtype=torch.float64)
+    assert Likelihood().conjugate(a, y).tolist() == [0.0, 0.0, math.inf]
+    assert Likelihood().contrasts(1) is None
+
+
+def test_with_the_likelihood_only_a_large_enough_lam_has_a_minimiser() -> None:
+    """The duality gap at δ = 0 is zero where λ ≥ max‖M‖₂, and infinite where the objective has no minimum."""
+    given = random_problem(loss="logistic")
+    at = Problem(given.jacobian, given.f0, torch.zeros_like(given.y), Likelihood(), lam=1.0)
+    a = at.dual_point(at.f0)
+    edge = max(float(torch.linalg.matrix_norm(M, 2)) for M in at.jacobian.adjoint(a).values())
+    assert at.with_lam(1.001 * edge).dual_value(a) == pytest.approx(at.empirical_loss(at.f0), rel=1e-12)
+    small = at.with_lam(0.999 * edge)
+    assert small.dual_value(a) == -math.inf
+    M = small.jacobian.adjoint(a)
+    name = max(M, key=lambda layer: float(torch.linalg.matrix_norm(M[layer], 2)))
+    u, _, vt = torch.linalg.svd(M[name])
+    still = {
+        layer: (torch.zeros(m, 1).double(), torch.zeros(n, 1).double())
+        for layer, (m, n) in small.jacobian.shapes.items()
+    }
+    down = [small.objective({**still, name: (-size * u[:, :1], vt[:1].T)}) for size in (0.0, 1.0, 1e2, 1e4)]
+    assert down == sorted(down, reverse=True)
+    assert down[-1] < down[0] - 1e4 * 0.0009 * edge

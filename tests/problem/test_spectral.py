@@ -7,7 +7,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from tangentlora.problem.spectral import balance, product_singular_values, product_svd, shrink
+from tangentlora.problem import spectral
+from tangentlora.problem.spectral import balance, norm_bound, product_singular_values, product_svd, shrink
 
 SHAPES = [(6, 4, 2), (4, 6, 2), (5, 5, 5), (3, 4, 7), (1, 5, 3), (6, 1, 1), (5, 4, 0)]
 
@@ -88,3 +89,50 @@ def test_shrinkage_is_what_general_solvers_find() -> None:
     ours = value((u @ v.T).numpy().ravel())
     assert ours == pytest.approx(optimum, abs=1e-7)
     assert minimize(value, (u @ v.T).numpy().ravel(), method="Nelder-Mead").fun >= ours - 1e-12
+
+
+def spectra(side: int) -> dict[str, Tensor]:
+    """Return singular values that are easy, and those that are not: equal, nearly equal, one, and tiny."""
+    count = torch.arange(side, dtype=torch.float64)
+    return {
+        "falling": 0.9**count,
+        "equal": torch.ones(side, dtype=torch.float64),
+        "nearly equal": 1 - 1e-12 * count,
+        "one": (count == 0).double(),
+        "tiny": 1e-150 * 0.5**count,
+    }
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (64, 64), (65, 90), (200, 80), (130, 130)])
+@pytest.mark.parametrize("kind", list(spectra(1)))
+def test_the_norm_is_bounded_and_hardly_exceeded(shape: tuple[int, int], kind: str) -> None:
+    """The matrix is built around its singular values, so that its norm is known to a few roundoffs."""
+    m, n = shape
+    sigma = spectra(min(m, n))[kind]
+    left, _ = torch.linalg.qr(torch.randn(m, len(sigma), dtype=torch.float64))
+    right, _ = torch.linalg.qr(torch.randn(n, len(sigma), dtype=torch.float64))
+    matrix = (left * sigma) @ right.T
+    exact = np.linalg.norm(matrix.numpy(), 2)
+    bound = norm_bound(matrix)
+    assert exact * (1 - 1e-15) <= bound <= exact * (1 + 1e-11)
+    assert norm_bound(matrix.T) == pytest.approx(bound, rel=1e-11)
+
+
+@pytest.mark.parametrize("guess", [0.5, 1 - 1e-9, float("nan"), -1.0, 0.0])
+def test_a_guess_that_is_too_low_proves_nothing(monkeypatch: pytest.MonkeyPatch, guess: float) -> None:
+    matrix = torch.randn(90, 100, dtype=torch.float64)
+    exact = float(torch.linalg.svdvals(matrix)[0])
+    monkeypatch.setattr(spectral, "_largest_eigenvalue", lambda gram: guess * exact**2)
+    assert exact <= norm_bound(matrix) <= exact * (1 + 1e-11)
+
+
+def test_a_guess_that_is_too_high_still_gives_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.randn(90, 100, dtype=torch.float64)
+    exact = float(torch.linalg.svdvals(matrix)[0])
+    monkeypatch.setattr(spectral, "_largest_eigenvalue", lambda gram: 4 * exact**2)
+    assert norm_bound(matrix) == pytest.approx(2 * exact)
+
+
+def test_a_matrix_of_zeros_and_an_empty_one_have_the_norm_zero() -> None:
+    assert norm_bound(torch.zeros(100, 80, dtype=torch.float64)) == 0
+    assert norm_bound(torch.zeros(0, 80, dtype=torch.float64)) == 0

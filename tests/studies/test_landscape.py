@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import json
+import math
+import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-import torch
 
 from known_problems import largest_lam
 from random_problems import random_problem
 from spurious_problems import SPURIOUS, Planted
+from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.factored import perturbation
-from tangentlora.studies.landscape import Landscape, Outcome, survey
-from tangentlora.studies.rest import Start, begin, rest
-from tangentlora.theory.hessian import Hessian
+from tangentlora.studies.landscape import Landscape, Outcome
+from tangentlora.studies.rest import Start, rest
+from tangentlora.studies.survey import survey
 from tangentlora.theory.stationarity import Kind, classify
 
 PLANTED = [SPURIOUS, Planted(seed=1, m=5, n=4), Planted(w=0.1, t=0.3, lam=0.01, seed=2)]
@@ -100,35 +104,81 @@ def test_a_minimum_with_nothing_lower_at_its_rank_is_limited_by_rank_and_not_spu
     assert replace(landscape, threshold=1).against == landscape.runs
 
 
+def test_the_study_says_so_where_its_starts_do_not_find_the_planted_minima() -> None:
+    for case in PLANTED:
+        blind = survey(case.problem, (1,), size=1e-4, starts=[Start.SPECTRAL, Start.ZERO])
+        assert blind.counts(1) == {Outcome.RANK_LIMITED: 2}
+        assert "no run was made: ask for rank 3 too; below, 0 of 2 rested at" in blind.sentence()
+
+
+def test_a_run_above_the_threshold_that_proves_nothing_is_not_passed_over() -> None:
+    stuck = survey(SPURIOUS.problem, (3,), size=1e-4, starts=[Start.ZERO], escapes=0)
+    assert stuck.counts(3) == {Outcome.SADDLE: 1}
+    assert "while 1 came to no minimum that could be proved" in stuck.sentence()
+
+
+def test_minima_table_and_description_tell_the_same(planted: list[Landscape]) -> None:
+    landscape, case = planted[0], PLANTED[0]
+    lower, upper = landscape.minima(1)
+    assert (lower.outcome, upper.outcome) == (Outcome.RANK_LIMITED, Outcome.SPURIOUS_MINIMUM)
+    assert lower.value == pytest.approx(case.value(1), abs=1e-3)
+    assert upper.value == pytest.approx(case.value(-1), abs=1e-3)
+    assert lower.runs + upper.runs == len(Start)
+    table = landscape.table()
+    assert all(len(line) <= 100 for line in table.splitlines())
+    assert f"rank 1: {upper.value:.6f}, spurious minimum ({upper.runs} run" in table
+    assert f"rank 3: {landscape.minima(3)[0].value:.6f}, global optimum (5 runs)" in table
+    assert landscape.sentence() in " ".join(table.split())
+    for threshold in ("at most 1e-6·max(1, F_Π)", "no curvature below −1e-6", "‖Π‖₂ = 0.0001"):
+        assert threshold in " ".join(table.split())
+    described = json.loads(json.dumps(landscape.describe(), allow_nan=False))
+    first, last = described["ranks"]
+    assert not first["theorem_applies"]
+    assert first["outcomes"]["spurious minimum"] == upper.runs
+    assert first["minima"][1]["value"] == upper.value
+    assert last["theorem_applies"]
+    assert last["outcomes"]["global optimum"] == len(Start)
+    assert described["against"] == 0
+    assert [run["rank"] for run in described["runs"]] == [1] * 5 + [3] * 5
+
+
+def test_an_unknown_error_of_the_curvature_is_written_as_null(planted: list[Landscape]) -> None:
+    run = planted[0].runs[0]
+    unknown = replace(run, point=replace(run.point, error=math.inf))
+    described = replace(planted[0], runs=(unknown,)).describe()
+    assert described["runs"][0]["curvature_error"] is None
+
+
+def test_only_random_starts_are_repeated() -> None:
+    landscape = survey(SPURIOUS.problem, (1, 2), size=1e-4, repeats=2)
+    found = Counter((run.rank, run.start) for run in landscape.runs)
+    repeated = {pair for pair, count in found.items() if count == 2}
+    random = {(r, start) for r in (1, 2) for start in (Start.PAPER, Start.LARGE)} | {(2, Start.SADDLE)}
+    assert repeated == random
+    assert len(landscape.runs) == 15
+
+
+@pytest.mark.parametrize(
+    ("ranks", "size", "repeats", "lam", "message"),
+    [
+        ((), 1e-4, 1, 0.02, "got the ranks (none), expected at least one"),
+        ((2, 0), 1e-4, 1, 0.02, "none below 1: change --ranks"),
+        ((1,), 0.0, 1, 0.02, "got ‖Π‖₂ = 0.0, expected a positive number"),
+        ((1,), math.nan, 1, 0.02, "got ‖Π‖₂ = nan, expected a positive number"),
+        ((1,), 1e-4, 0, 0.02, "got 0 repeats of each random start, expected at least 1"),
+        ((1,), 1e-4, 1, 0.0, "got λ = 0, expected λ > 0"),
+    ],
+)
+def test_a_survey_refuses_what_it_cannot_do(
+    ranks: tuple[int, ...], size: float, repeats: int, lam: float, message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        survey(SPURIOUS.problem.with_lam(lam), ranks, size=size, repeats=repeats)
+
+
 def test_what_has_not_come_to_rest_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tangentlora.studies import landscape as module
+    from tangentlora.studies import survey as module
 
     monkeypatch.setattr(module, "rest", lambda problem, factors, noise: factors)
     found = survey(SPURIOUS.problem, (3,), size=1e-4, repeats=1, starts=[Start.LARGE])
     assert found.counts(3) == {Outcome.UNDECIDED: 1}
-
-
-@pytest.mark.parametrize("start", Start)
-def test_starts_are_what_they_say_and_repeat(start: Start) -> None:
-    problem = hard_problem("squared", 2)
-    noise = perturbation(problem.jacobian.shapes, 1e-3 * problem.lam, 0, problem.f0)
-    first, again = (begin(problem, noise, 3, start, 7) for _ in range(2))
-    for t, (u, v) in first.items():
-        assert (u.shape[1], v.shape[1]) == (3, 3)
-        assert torch.equal(u, again[t][0])
-        assert torch.equal(v, again[t][1])
-    gradient = float(Hessian(problem, first, noise).gradient.norm())
-    assert (gradient < 1e-12) == (start in (Start.ZERO, Start.SADDLE))
-    size = max(float(u.abs().max()) for u, _ in first.values())
-    assert (size == 0) == (start in (Start.PAPER, Start.ZERO))
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", "logistic", "squared"])
-def test_runs_come_to_rest_to_the_last_digits_and_no_higher_than_they_began(loss: str) -> None:
-    problem = hard_problem(loss, 3, ((4, 3), (3, 4)))
-    noise = perturbation(problem.jacobian.shapes, 1e-3 * problem.lam, 0, problem.f0)
-    start = begin(problem, noise, 2, Start.LARGE, 0)
-    before = Hessian(problem, start, noise)
-    after = Hessian(problem, rest(problem, start, noise), noise)
-    assert float(after.gradient.norm()) < 1e-12 * float(before.gradient.norm())
-    assert after.value < before.value

@@ -15,11 +15,10 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.report.canvas import house_style
 from tangentlora.report.path_figure import path_figure
+from tangentlora.report.path_record import LambdaPath, PathPoint
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.measure import linearised_sets
 from tangentlora.studies.path import (
-    LambdaPath,
-    PathPoint,
     certified_path,
     cross_validate,
     fold_of,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from small_runs import LABELS, checkpoint, small_settings, write_images, write_sentences, write_sounds
-from tangentlora.data import Examples, task
+from tangentlora.data import COMPLETION, Examples, task
 from tangentlora.errors import InputError
-from tangentlora.models import ClassificationHead, MaskPrompt, Prototypes
+from tangentlora.models import CausalPrompt, ClassificationHead, Completion, MaskPrompt, Prototypes
 from tangentlora.studies.prepare import Prepared, choose_readout, prepare, scores
 
 
@@ -46,6 +46,30 @@ def test_sentences_with_a_prompt(folder: Path) -> None:
     assert_consistent(prepared)
     assert prepared.network.reader.describe()["readout"] == "mask-prompt"
     assert len(prepared.targets) == 4
+
+
+@pytest.mark.parametrize("kind", ["gpt2-lm", "llama-lm"])
+def test_sentences_with_a_causal_prompt(folder: Path, kind: str) -> None:
+    prepared = prepare(small_settings(folder, kind, label_words=("terrible", "great")))
+    assert_consistent(prepared)
+    assert prepared.network.reader.describe()["readout"] == "causal-prompt"
+    assert prepared.problem.jacobian.n_outputs == 2
+
+
+def test_completions_are_read_by_their_likelihood_and_have_no_convex_problem(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = small_settings(folder, "gpt2-lm", max_length=40)
+    pair = Examples((("a", " b"),), (0,), COMPLETION.labels)
+    assert choose_readout(settings, COMPLETION, pair) == Completion(40)
+    with pytest.raises(InputError, match="got --readout head for completions, expected their likelihood"):
+        choose_readout(small_settings(folder, "gpt2-lm", readout="head"), COMPLETION, pair)
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "it is", "completion": " great"}\n' * 8)
+    with pytest.raises(
+        InputError, match=r"got completions, whose loss is linear .* has the minimiser 0 or none"
+    ):
+        prepare(small_settings(folder, "gpt2-lm", data=str(data)))
 
 
 def test_images_and_sounds(folder: Path) -> None:
@@ -94,6 +118,12 @@ def test_the_readout_is_the_checkpoints_own_unless_one_is_named(folder: Path) ->
     assert choose_readout(mlm, known, examples("image")) == ClassificationHead(2, "probe", "image")
     sentences = small_settings(folder, readout="prototypes")
     assert choose_readout(sentences, known, examples()) == Prototypes(known.prototypes)
+    causal = small_settings(folder, "gpt2-lm", max_length=9)
+    assert choose_readout(causal, known, examples()) == CausalPrompt(known.template, known.label_words, 9)
+    decoder = small_settings(folder, "gpt2")  # saved with a classifier
+    assert choose_readout(decoder, known, examples()) == ClassificationHead(2, init="probe")
+    asked = small_settings(folder, "gpt2", readout="prompt")
+    assert choose_readout(asked, known, examples()) == CausalPrompt(known.template, known.label_words)
     named = small_settings(folder, readout="prototypes", prototypes=("No.", "Yes."))
     assert choose_readout(named, known, examples()) == Prototypes(("No.", "Yes."))
     drawn = small_settings(folder, readout="head", head_init="random", seed=4)

@@ -47,7 +47,7 @@ def made(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         descent("absurd", "absurd", learning_rate=1e9),
         trial(prepared.settings),
     ]
-    return folder, run_trials(prepared, trials, folder)
+    return folder, run_trials(prepared, trials, folder, "demo")
 
 
 def test_the_folder_holds_the_files_of_every_answer(made: tuple[Path, dict[str, Any]]) -> None:

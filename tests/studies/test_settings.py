@@ -22,6 +22,7 @@ DESCENT = {
     "learning_rate": 0.5,
     "momentum": 0.1,
     "minibatch_size": 4,
+    "initialisation": "spectral",
     "freeze_a": True,
     "perturbation": 0.2,
     "seed": 11,
@@ -88,6 +89,13 @@ def test_tangents_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, t
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Settings(**settings)
+
+
+def test_an_unknown_initialisation_is_refused_where_no_types_are_checked() -> None:
+    code = "import tangentlora.studies.settings as s; s.Settings(initialisation='golden')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    message = "got the initialisation 'golden', expected one of paper, spectral: change --initialisation"
+    assert message in done.stderr
 
 
 def test_the_certified_solver_wants_a_penalty() -> None:

@@ -180,9 +180,9 @@ def test_few_examples_give_vacuous_bounds_and_say_so() -> None:
     assert said.recalled.vacuous
     measured, recalled, constants = said.sentences()
     assert "(vacuous: trivially it is at most" in measured
-    assert recalled.startswith("Theorem 3 [recalled]: at λ = ")
-    assert "at that λ the answer is δ = 0;" in recalled
-    assert recalled.endswith("(vacuous).")
+    assert recalled.startswith("Theorem 3 [recalled] prescribes λ = ")
+    assert ", at which the answer is δ = 0, and bounds" in recalled
+    assert " (vacuous), if the optimum's nuclear norm is" in recalled
     assert "the bounds need them for the whole population" in constants
 
 
@@ -191,6 +191,8 @@ def test_doing_nothing_is_bounded_by_the_loss_before() -> None:
     said = generalisation(problem, problem.zero(), draws=5)
     assert said.measured.radius == 0
     assert said.measured.bound == pytest.approx(said.train_loss_before)
+    (sentence,) = said.sentences()  # and no bound is claimed, since the loss before was itself measured
+    assert sentence.startswith("The answer is δ = 0: nothing was learnt")
 
 
 def test_what_cannot_be_bounded_is_refused() -> None:

@@ -10,6 +10,7 @@ from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.factored import perturbation
 from tangentlora.theory import curvature
+from tangentlora.theory import hessian as module
 from tangentlora.theory.curvature import lowest
 from tangentlora.theory.hessian import Hessian
 
@@ -49,7 +50,7 @@ def factored(hessian: Hessian, vector: Tensor) -> Tensor:
 @pytest.mark.parametrize("shapes", SHAPES)
 @pytest.mark.parametrize("loss", ["cross_entropy", "logistic", "squared"])
 def test_value_gradient_and_products_are_those_of_autograd(
-    loss: str, shapes: tuple[tuple[int, int], ...], form: str, noisy: bool
+    loss: str, shapes: tuple[tuple[int, int], ...], form: str, noisy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hessian = posed(loss, shapes, form, noisy)
     x = hessian.pack(hessian.factors).requires_grad_()
@@ -60,6 +61,9 @@ def test_value_gradient_and_products_are_those_of_autograd(
     torch.testing.assert_close(hessian.dense(), exact, rtol=0, atol=1e-8)
     d = torch.randn_like(hessian.gradient)
     torch.testing.assert_close(hessian.product(d), exact @ d, rtol=0, atol=1e-8)
+    monkeypatch.setattr(module, "_DESIGN_LIMIT", 0)
+    fresh = Hessian(hessian.problem, hessian.factors, hessian.noise)
+    torch.testing.assert_close(fresh.product(d), exact @ d, rtol=0, atol=1e-8)
     assert hessian.moved(d).value == pytest.approx(float(factored(hessian, x.detach() + d)), rel=1e-12)
 
 
@@ -109,6 +113,9 @@ def test_rotations_are_projected_out_and_nothing_else(ranks: tuple[int, ...]) ->
     for turn in turns:
         assert float(hessian.without_rotations(turn).norm()) < 1e-9 * float(turn.norm())
     dimension = int(torch.linalg.matrix_rank(torch.stack(turns))) if turns else 0
+    R = hessian.rotations
+    torch.testing.assert_close(R.T @ R, torch.eye(dimension).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(kept, torch.eye(len(kept)).double() - R @ R.T, rtol=0, atol=1e-10)
     assert float(torch.trace(kept)) == pytest.approx(len(hessian.gradient) - dimension, abs=1e-8)
 
 
@@ -131,7 +138,7 @@ def test_lanczos_finds_the_lowest_eigenvalue_that_the_dense_matrix_has(
 ) -> None:
     hessian = posed(loss, SHAPES[2], "contrasted", noisy)
     exact = lowest(hessian)
-    monkeypatch.setattr(curvature, "_DENSE", 0)
+    monkeypatch.setattr(curvature, "DENSE", 0)
     found = lowest(hessian, precision=1e-10)
     kept = torch.stack([hessian.without_rotations(e) for e in torch.eye(len(hessian.gradient)).double()])
     values = torch.linalg.eigvalsh(kept @ hessian.dense() @ kept)
@@ -144,7 +151,7 @@ def test_lanczos_finds_the_lowest_eigenvalue_that_the_dense_matrix_has(
 
 def test_lanczos_says_when_it_has_not_converged() -> None:
     problem = random_problem(2, "squared", shapes=((30, 30),), n_examples=40)
-    small = {"layer.0": tuple(1e-3 * torch.randn(30, 6).double() for _ in range(2))}
+    small = {"layer.0": tuple(1e-3 * torch.randn(30, 11).double() for _ in range(2))}
     hessian = Hessian(problem.with_lam(10.0), small)  # type: ignore[arg-type]
     assert lowest(hessian, max_restarts=1, precision=1e-13).error == float("inf")
     assert lowest(hessian).error < 1e-6

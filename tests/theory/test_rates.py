@@ -22,6 +22,7 @@ from tangentlora.theory.rates import (
     contraction,
     local_rate,
     measured_factor,
+    spectrum,
 )
 
 
@@ -134,12 +135,36 @@ def test_null_directions_are_the_rotations_and_the_eigenvalues_those_of_autograd
     problem = problem.with_lam(0.3 * largest_lam(problem))
     factors = Certified(tolerance=1e-13).solve(problem).factors
     rate = local_rate(problem, factors, 0.1)
-    assert rate.null == 1  # r(r−1)/2 of rank 2
+    assert rate.rotations == 1  # r(r−1)/2 of rank 2
     values = torch.linalg.eigvalsh(autograd_hessian(problem, factors))
     assert rate.largest == pytest.approx(float(values[-1]))
     assert rate.smallest == pytest.approx(float(values[1]))
     assert rate.factor == pytest.approx(max(abs(1 - 0.1 * rate.smallest), abs(1 - 0.1 * rate.largest)) ** 2)
     assert rate.steps_per_digit == pytest.approx(math.log(0.1) / math.log(rate.factor))
+
+
+@pytest.mark.parametrize(("shapes", "rank"), [(((6, 5),), 4), (((6, 5), (4, 7)), 3), (((9, 8), (4, 7)), 3)])
+def test_columns_of_zeros_split_off_and_their_spectrum_is_that_of_autograd(
+    shapes: tuple[tuple[int, int], ...], rank: int
+) -> None:
+    problem = random_problem(0, "cross_entropy", n_examples=4, shapes=shapes)
+    problem = problem.with_lam(0.4 * largest_lam(problem))
+    optimum = Certified(tolerance=1e-13).solve(problem).factors
+    point = padded(problem, optimum, rank)
+    mixed = {}  # a rotation of the columns hides the zeros and changes nothing
+    for name, (u, v) in point.items():
+        R = torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64)).Q
+        mixed[name] = (u @ R, v @ R)
+    values = torch.linalg.eigvalsh(autograd_hessian(problem, mixed))
+    rate = local_rate(problem, mixed, 0.1)
+    used = [u.shape[1] for u, _ in optimum.values()]
+    assert rate.rotations == sum(r * (r - 1) // 2 + r * (rank - r) for r in used)
+    assert float(values[: rate.rotations].abs().max()) < 1e-6
+    assert rate.smallest == pytest.approx(float(values[rate.rotations]), rel=1e-5)
+    assert rate.largest == pytest.approx(float(values[-1]))
+    found, _ = spectrum(problem, mixed)
+    for value in values[rate.rotations :]:
+        assert float((found - value).abs().min()) < 1e-6
 
 
 def test_a_saddle_and_too_large_a_step_do_not_converge() -> None:
@@ -170,5 +195,5 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match="got factors of 0 coordinates"):
         local_rate(problem, problem.zero(), 0.1)
     large = random_problem(0, shapes=((90, 90),), n_examples=60)
-    with pytest.raises(InputError, match="expected 1 to 3072: use a smaller rank"):
-        local_rate(large, random_factors(large, 18), 0.1)
+    with pytest.raises(InputError, match="expected 1 to 4096: use a smaller rank"):
+        local_rate(large, random_factors(large, 23), 0.1)

@@ -168,7 +168,7 @@ def test_layers_without_columns_are_not_varied_and_cannot_vouch_for_the_optimum(
 def test_a_poorly_known_curvature_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = random_problem(2, "squared", 0.02, n_examples=40, shapes=((30, 30),))
     optimum = padded(Certified(tolerance=1e-9).solve(problem).factors)
-    monkeypatch.setattr(curvature, "_DENSE", 0)
+    monkeypatch.setattr(curvature, "DENSE", 0)
     monkeypatch.setattr(curvature, "_WIDTH", 4)
     assert classify(problem, optimum, max_restarts=1).kind is Kind.UNDECIDED
 
@@ -178,7 +178,7 @@ def test_lanczos_and_the_dense_matrix_agree_on_every_kind(monkeypatch: pytest.Mo
     optimum = Certified(tolerance=1e-9).solve(problem).factors
     points = [padded(optimum), optimum, padded(problem.zero(), 3)]
     exact = [classify(problem, point) for point in points]
-    monkeypatch.setattr(curvature, "_DENSE", 0)
+    monkeypatch.setattr(curvature, "DENSE", 0)
     for point, known in zip(points, exact, strict=True):
         found = classify(problem, point)
         assert found.kind is known.kind

@@ -1,6 +1,22 @@
 """From factors to a PEFT adapter on disk and back: the only door to `peft`, imported only when it is used."""
 
+from tangentlora.adapters.adapter import Adapter, LoraLayer
 from tangentlora.adapters.check import loaded, loaded_outputs
+from tangentlora.adapters.fit import Fitted, fitted, with_saved
+from tangentlora.adapters.live import adapter_of, bare
+from tangentlora.adapters.read import read_adapter
 from tangentlora.adapters.write import write_adapter
 
-__all__ = ["loaded", "loaded_outputs", "write_adapter"]
+__all__ = [
+    "Adapter",
+    "Fitted",
+    "LoraLayer",
+    "adapter_of",
+    "bare",
+    "fitted",
+    "loaded",
+    "loaded_outputs",
+    "read_adapter",
+    "with_saved",
+    "write_adapter",
+]

@@ -1,4 +1,4 @@
-"""What a classification task asks: labels, label words, a prompt template, a sentence naming each label."""
+"""What a task asks: labels, label words, a prompt template and a sentence for each label; or completions."""
 
 from __future__ import annotations
 
@@ -72,6 +72,21 @@ class Task:
             for k, (label, group) in enumerate(zip(self.labels, groups, strict=True))
             for value in (label, *group)
         }
+
+
+COMPLETION = Task(
+    name="completion",
+    labels=("completion",),
+    label_words=("completion",),
+    template="{text} {mask}",
+    prototypes=("The text goes on.",),
+    text_columns=("prompt",),
+    label_column="completion",
+)
+"""The task that has no classes: inputs are pairs (prompt, completion) and a network says how likely each is.
+
+Its label column holds texts. All examples have the one label 0, which means nothing.
+"""
 
 
 def infer_task(

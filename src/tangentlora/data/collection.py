@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tangentlora.data.classification import Task
+from tangentlora.data.classification import COMPLETION, Task
+from tangentlora.data.completions import completion_table
 from tangentlora.data.examples import Examples
 from tangentlora.data.labelling import Wanted, find_columns, label_table, task_of
 from tangentlora.data.tables import Table
@@ -48,4 +49,6 @@ def collect_tables(
     """Return the collection of text tables; without a task, the training table says what the labels are."""
     found = {part: find_columns(table, wanted, headerless) for part, table in tables.items()}
     task = wanted.task or task_of(*found["train"])
+    if task == COMPLETION:
+        return Collection({part: completion_table(*pair) for part, pair in found.items()}, task)
     return Collection({part: label_table(*pair, task) for part, pair in found.items()}, task)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tangentlora.data.classification import Task
+from tangentlora.data.classification import COMPLETION, Task
 from tangentlora.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ Modality: TypeAlias = Literal["text", "image", "audio"]
 class Examples:
     """N inputs with labels in 0..K−1, where `label_names[k]` is the label column's value for output k.
 
-    An input is a sentence, a pair of sentences, a Pillow image in RGB, or a mono waveform, float32 in
-    [−1, 1], at `sampling_rate` hertz. Raises InputError when inputs and labels differ in number or a label is
-    not in 0..K−1.
+    An input is a sentence, a pair of sentences or of prompt and completion, a Pillow image in RGB, or a mono
+    waveform, float32 in [−1, 1], at `sampling_rate` hertz. Raises InputError when inputs and labels differ in
+    number or a label is not in 0..K−1.
     """
 
     inputs: tuple[Input, ...]
@@ -80,8 +80,8 @@ class Examples:
 class Splits:
     """The examples to train on, to choose by and to test on, with their task and the source they came from.
 
-    Raises InputError when a set is empty, the training set knows one label only, or the sets differ in label
-    names, modality or sampling rate.
+    Raises InputError when a set is empty, the training set knows one label only (unless the task is
+    `COMPLETION`, which has no classes), or the sets differ in label names, modality or sampling rate.
     """
 
     train: Examples
@@ -106,7 +106,7 @@ class Splits:
                     f"{self.train.kind}; expected one kind: ask for one sampling rate and give one task"
                 )
         present = [name for name, count in self.train.counts().items() if count]
-        if len(present) == 1:
+        if len(present) == 1 and self.task != COMPLETION:
             raise InputError(
                 f"every training example of {self.source} has the label {present[0]!r}; expected two labels "
                 f"or more: check the label column, or add examples of the others"

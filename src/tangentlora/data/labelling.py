@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tangentlora.data.classification import Task, infer_task
+from tangentlora.data.classification import COMPLETION, Task, infer_task
 from tangentlora.data.examples import Examples
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
@@ -22,6 +22,7 @@ TEXT_NAMES = (
     "query",
     "utterance",
     "body",
+    "prompt",
 )
 PAIR_NAMES = (
     ("sentence1", "sentence2"),
@@ -40,6 +41,7 @@ LABEL_NAMES: tuple[str, ...] = (
     "sentiment",
     "topic",
     "coarse_label",
+    "completion",
 )
 
 
@@ -117,8 +119,25 @@ def label_values(table: Table, column: str) -> list[str]:
     return values
 
 
+def text_values(table: Table, column: str) -> list[str]:
+    """Return a column of texts as they are; raise InputError, with the row number, for what is no text."""
+    values = table.column(column)
+    for number, text in zip(table.numbers, values, strict=True):
+        if not isinstance(text, str):
+            raise InputError(
+                f"row {number} of {table.name} has {text!r} in {column!r}; expected text: correct the row, "
+                f"or name another text column"
+            )
+    return values
+
+
 def task_of(table: Table, columns: Columns) -> Task:
-    """Return the task that an unknown table poses; see :func:`tangentlora.data.infer_task`."""
+    """Return the task that an unknown table poses; see :func:`tangentlora.data.infer_task`.
+
+    A label column called `completion` beside one text says that there are no classes but texts to go on with.
+    """
+    if len(columns.text) == 1 and columns.label == COMPLETION.label_column:
+        return COMPLETION
     values = label_values(table, columns.label)
     return infer_task(values, text_columns=columns.text, label_column=columns.label)
 
@@ -142,14 +161,7 @@ def label_table(table: Table, columns: Columns, task: Task) -> Examples:
 
     Raises InputError, with the row number, for a text that is no text, and as :func:`label_indices` does.
     """
-    for name in columns.text:
-        for number, text in zip(table.numbers, table.column(name), strict=True):
-            if not isinstance(text, str):
-                raise InputError(
-                    f"row {number} of {table.name} has {text!r} in {name!r}; expected text: correct the row, "
-                    f"or name another text column"
-                )
-    texts = [table.column(name) for name in columns.text]
+    texts = [text_values(table, name) for name in columns.text]
     inputs = tuple(texts[0]) if len(texts) == 1 else tuple(zip(*texts, strict=True))
     return Examples(inputs, label_indices(table, columns.label, task), task.labels)
 

@@ -48,7 +48,8 @@ def load_splits(
     - a folder of class folders with images or recordings, or of train, validation and test folders of these;
     - a hub id `owner/name` or `owner/name:subset`, at `revision`.
 
-    Without `task`, one is made from the labels found (:func:`tangentlora.data.infer_task`). Columns are
+    Without `task`, one is made from the labels found (:func:`tangentlora.data.infer_task`); columns called
+    `prompt` and `completion`, or others with the task `completion`, give pairs without classes. Columns are
     those named here (two text columns for a pair), else the task's, else ones of usual names. For images and
     recordings in a folder, `label_pattern` reads the label from the file's name instead of its class folder.
 

@@ -1,10 +1,10 @@
-"""The tasks known by name: those of the published k-shot collection, and `support`, which is bundled."""
+"""The tasks known by name: the published k-shot collection, `support`, which is bundled, and `completion`."""
 
 from __future__ import annotations
 
 import difflib
 
-from tangentlora.data.classification import Task
+from tangentlora.data.classification import COMPLETION, Task
 from tangentlora.errors import InputError
 
 _IT_WAS = "{text} It was {mask}."
@@ -177,10 +177,11 @@ _KNOWN = (
             "This is about signing in or account settings.",
         ),
     ),
+    COMPLETION,
 )
 
 TASKS: dict[str, Task] = {known.name: known for known in _KNOWN}
-"""The paper's six tasks, others of the published k-shot collection, and `support`, which is bundled."""
+"""The paper's six tasks, others of the published k-shot collection, the bundled `support`; `completion`."""
 
 
 def task(name: str) -> Task:

@@ -1,6 +1,8 @@
 """Pretrained networks and what is read from them: the only door to transformers."""
 
+from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
+from tangentlora.models.completion import Completion
 from tangentlora.models.load import load_network, load_sampling_rate, network_from_module
 from tangentlora.models.network import Batch, Features, Network, Reader
 from tangentlora.models.probe import fit_linear_probe
@@ -11,7 +13,9 @@ from tangentlora.models.targets import Target, find_targets
 
 __all__ = [
     "Batch",
+    "CausalPrompt",
     "ClassificationHead",
+    "Completion",
     "Features",
     "MaskPrompt",
     "Network",

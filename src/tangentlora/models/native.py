@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from tangentlora.models.load import load_config
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def native_readout(model: str, revision: str | None = None) -> Literal["prompt", "prototypes", "head"]:
     """Return the readout that a text checkpoint was trained for.
 
-    A masked language model is read by a prompt, a bare encoder (as sentence encoders are saved) by
-    prototypes, and everything else by its classification head. Raises InputError where there is no such
+    A masked or a causal language model is read by a prompt, a bare encoder (as sentence encoders are saved)
+    by prototypes, and everything else by its classification head. Raises InputError where there is no such
     model.
     """
-    architectures = getattr(load_config(model, revision), "architectures", None) or [""]
-    name = str(architectures[0])
-    if name.endswith("ForMaskedLM"):
+    name = _architecture(load_config(model, revision))
+    if name.endswith(("ForMaskedLM", *_CAUSAL)):
         return "prompt"
-    # GPT2LMHeadModel and its like end in Model too, and have a head that says no label
+    # GPT2DoubleHeadsModel and its like end in Model too, and have heads of their own
     return "prototypes" if name.endswith("Model") and "Head" not in name else "head"
+
+
+def is_causal(model: str, revision: str | None = None) -> bool:
+    """Say whether a checkpoint predicts the next token, or belongs to a family that can only do that.
+
+    The family decides where the checkpoint was saved without a language-model head, as GPT-2 with a
+    classifier. Raises InputError where there is no such model.
+    """
+    config = load_config(model, revision)
+    name = _architecture(config)
+    if name.endswith(("ForMaskedLM", *_CAUSAL)):
+        return name.endswith(_CAUSAL)
+
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _architecture(config: Any) -> str:
+    """Return the class that the checkpoint was saved from, or an empty string."""
+    return str((getattr(config, "architectures", None) or [""])[0])

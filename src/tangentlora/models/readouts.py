@@ -13,7 +13,8 @@ from tangentlora.models.network import Reader
 class Readout(ABC):
     """A specification of the outputs f(x) ∈ R^K; `bind` ties it to a network and its processor.
 
-    Implementations are frozen dataclasses: `MaskPrompt`, `Prototypes` and `ClassificationHead`.
+    Implementations are frozen dataclasses: `MaskPrompt`, `CausalPrompt`, `Completion`, `Prototypes` and
+    `ClassificationHead`.
     """
 
     seed: int = 0

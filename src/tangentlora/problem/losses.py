@@ -183,6 +183,46 @@ class Squared(Loss):
             raise InputError("got a target that is not finite, expected numbers: remove or mend that example")
 
 
+@dataclass(frozen=True)
+class Likelihood(Loss):
+    """Negative log-likelihood ℓ(z, y) = −z of an output that is one already; ℓ*(a) = 0 at a = −1, else +∞.
+
+    K = 1, and y is 0 for every example: there is nothing to choose. On the real network z ≤ 0 bounds the loss
+    from below. A linearised network knows no such bound: L̂(δ) = L̂(0) + Σ_t ⟨M_t, δ_t⟩, so L̂ + λ Σ_t ‖δ_t‖_*
+    has the minimiser 0 where λ ≥ max_t ‖M_t‖₂, and none elsewhere.
+    """
+
+    name = "likelihood"
+    smoothness = 0.0
+    lipschitz = 1.0
+
+    def value(self, z: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return -z[:, 0]
+
+    def gradient(self, z: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"]) -> Float[Tensor, "N 1"]:
+        return -torch.ones_like(z)
+
+    def hessian_product(
+        self, z: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"], d: Float[Tensor, "N 1"]
+    ) -> Float[Tensor, "N 1"]:
+        return torch.zeros_like(d)
+
+    def conjugate(self, a: Float[Tensor, "N 1"], y: Shaped[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return torch.where(((a + 1).abs() <= _DOMAIN)[:, 0], 0.0, torch.inf).to(a)
+
+    def check_labels(self, y: Shaped[Tensor, " ..."], n_examples: int, n_outputs: int) -> None:
+        _check_shape(y, (n_examples,))
+        if n_outputs != 1:
+            raise InputError(
+                f"got {n_outputs} outputs for the likelihood, expected one: use cross-entropy for classes"
+            )
+        if bool((y != 0).any()):
+            raise InputError(
+                "got labels other than 0 for the likelihood, expected only that, since it knows no classes: "
+                "use cross-entropy for classes, or pass zeros"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Contrasted(Loss):
     """A loss seen through orthonormal contrasts C (J,K) that lose nothing: ℓ_C(ζ, y) = ℓ(Cᵀζ, y), ζ = Cz."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import Contrasted, Loss
-from tangentlora.problem.spectral import RANK_TOLERANCE, product_singular_values
+from tangentlora.problem.spectral import RANK_TOLERANCE, norm_bound, product_singular_values
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.span import Span, restrict
 
@@ -103,7 +103,7 @@ class Problem:
 
     def dual_value(self, a: Float[Tensor, "N K"]) -> float:
         """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖Σ_ik a_ik J_ik,t‖₂)."""
-        norm = max(_spectral_norm(M) for M in self.jacobian.adjoint(a).values())
+        norm = max(norm_bound(M) for M in self.jacobian.adjoint(a).values())
         s = 1.0 if norm <= self.lam else self.lam / norm
         conjugate = self.loss.conjugate(len(a) * s * a, self.y).mean()
         return float(s * (a * self.f0).sum() - conjugate)
@@ -187,13 +187,6 @@ def _require_penalty(lam: float) -> None:
 def nuclear_norm(factors: Factors) -> float:
     """Return Σ_t ‖u_t v_tᵀ‖_*."""
     return sum(float(product_singular_values(u, v).sum()) for u, v in factors.values())
-
-
-def _spectral_norm(matrix: Float[Tensor, "m n"]) -> float:
-    """Return ‖M‖₂ from the smaller Gram matrix: exact to rounding and cheaper than singular values."""
-    thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    # a layer without rows has an empty M in span coordinates
-    return math.sqrt(float(torch.linalg.eigvalsh(thin @ thin.T)[-1:].clamp(min=0).sum()))
 
 
 def _finite(f0: Tensor, jacobian: Jacobian) -> bool:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EPS = float(torch.finfo(torch.float64).eps)
+
 RANK_TOLERANCE = 1e-7
 """A singular value below this fraction of the largest of all layers counts as zero: half the digits."""
+
+_SMALL = 64  # the smaller side up to which all singular values cost less than the proof of one
 
 
 def product_svd(
@@ -52,3 +59,44 @@ def shrink(
     keep = sigma > threshold
     root = (sigma[keep] - threshold).sqrt()
     return left[:, keep] * root, right[keep].T * root
+
+
+def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
+    """Return an upper bound on ‖M‖₂ in float64: proved, and above it by some hundred roundoffs at most.
+
+    With G = MMᵀ (q,q), the smaller of the two Gram matrices, and τ a little above Lanczos' estimate of σ₁, a
+    factorisation τ²I − G = RRᵀ that succeeds in floating point proves that, with p the longer side,
+
+        ‖M‖₂² ≤ τ² + (p + 2)ε‖M‖_F² + (q + 2)ε‖R‖₁‖R‖_∞ + 4ετ².
+
+    The estimate itself is from below and proves nothing. Where the factorisation fails, and for small
+    matrices, σ₁ comes from all singular values, times 1 + 8(p + 1)ε.
+    Derived; docs/theory.md, "Rounding".
+    """
+    thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    q, p = thin.shape
+    if q > _SMALL:
+        gram = thin @ thin.T
+        square = _largest_eigenvalue(gram) * (1 + 8 * q * EPS)
+        slack = -gram
+        slack.diagonal().add_(square)
+        R, failed = torch.linalg.cholesky_ex(slack)
+        sums = R.tril().abs()
+        grown = float(sums.sum(0).max() * sums.sum(1).max())
+        total = square * (1 + 4 * EPS) + EPS * ((p + 2) * float(thin.square().sum()) + (q + 2) * grown)
+        if not failed and math.isfinite(total):
+            return math.sqrt(total) * (1 + 4 * EPS)
+    # a layer without rows has an empty M in span coordinates
+    return float(torch.linalg.svdvals(thin)[:1].sum()) * (1 + 8 * (p + 1) * EPS)
+
+
+def _largest_eigenvalue(gram: Float[Tensor, "q q"]) -> float:
+    """Return Lanczos' estimate, from a fixed start; NaN where there is none."""
+    from scipy.sparse.linalg import ArpackError, eigsh
+
+    start = np.random.default_rng(0).standard_normal(len(gram))
+    try:
+        found = eigsh(gram.cpu().numpy(), k=1, which="LA", v0=start, return_eigenvectors=False)
+    except ArpackError:
+        return math.nan
+    return float(found[0])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tangentlora.report.canvas import Picture, house_style
 from tangentlora.report.folder import RunFolder
+from tangentlora.report.path_record import read_path
 from tangentlora.report.record import Metric, Run
 
-NAMES = ("objective", "distance", "accuracy", "ranks", "singular-values")
+NAMES = ("path", "objective", "distance", "accuracy", "ranks", "singular-values")
 """The figures' file names without suffix."""
 
 
@@ -18,7 +19,7 @@ def write_figures(folder: RunFolder) -> list[Path]:
 
     The same run gives the same bytes. Raises `InputError` where the folder cannot be read.
     """
-    return write_pictures(folder, draw(folder.read_run(), folder.read_metrics()))
+    return write_pictures(folder, draw_folder(folder))
 
 
 def write_pictures(
@@ -38,8 +39,19 @@ def write_pictures(
     ]
 
 
+def draw_folder(folder: RunFolder) -> list[Picture]:
+    """Return the figures of a run folder in the order of the page, the λ path first where there is one."""
+    from tangentlora.report.path_figure import path_figure
+
+    run = folder.read_run()
+    path = read_path(folder, run)
+    with house_style():
+        first = [] if path is None else [path_figure(path)]
+    return first + draw(run, folder.read_metrics())
+
+
 def draw(run: Run, metrics: list[Metric]) -> list[Picture]:
-    """Return the figures in the order of the page, without those that have nothing to show."""
+    """Return the figures of a run's answers, without those that have nothing to show."""
     from tangentlora.report import answers, curves
 
     rows = curves.curves_of(run, metrics)

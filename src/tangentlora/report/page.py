@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tangentlora.report import canvas
 from tangentlora.report.curves import epochs_within
-from tangentlora.report.figures import draw, write_pictures
+from tangentlora.report.figures import draw_folder, write_pictures
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.loading import base_model, loading_code
 from tangentlora.report.templates import render
@@ -36,7 +36,7 @@ def write_report(folder: RunFolder) -> Path:
     Raises `InputError` where the folder's files are missing or damaged.
     """
     run, metrics, certificate = folder.read_run(), folder.read_metrics(), folder.read_certificate()
-    pictures = draw(run, metrics)
+    pictures = draw_folder(folder)
     write_pictures(folder, pictures)
     page = render(
         "page.html.j2",

@@ -30,8 +30,11 @@ from tangentlora.solvers.threads import fitting_threads
 _KNOWN = 4
 """Answers that an extrapolation uses: a cubic in log λ."""
 
-_STEPS, _PRODUCTS, _EXACT = 6, 60, 1e-6
-"""Newton steps, products for each, and the share of the gradient at which a step counts as exact."""
+_STEPS, _PRODUCTS, _SHARE = 6, 60, 0.3
+"""Newton steps, products for each, and the share of the wanted gradient that a step may leave unsolved."""
+
+_REDUCED = 0.01
+"""A step that leaves more of the gradient than this calls for the Hessian where it ended."""
 
 Judge = Callable[[Problem, Factors], float]
 """Returns the gap of factors relative to max(1, P): a certificate's is a proof, `Problem.gap` an estimate."""
@@ -109,30 +112,40 @@ def _step(
 def corrected(problem: Problem, start: Factors, tolerance: float) -> tuple[Factors | None, int]:
     """Return factors at which ‖∇F‖ ≤ tolerance·λ‖(u,v)‖, near the start, and the Hessian products spent.
 
-    Newton's method with exact steps and no safeguard, for starts so near that one or two suffice: forming M
-    for a step takes longer than its products. None where a few steps do not suffice or there are no columns.
+    Newton's method with exact steps and no safeguard, for starts so near that one or two suffice. Forming M
+    and the design matrix takes longer than a step's products, so a Hessian is kept while its steps reduce the
+    gradient well. None where a few steps do not suffice or there are no columns.
     """
-    factors, products = start, 0
+    objective = FactoredObjective(problem, {})
+    factors, here, products = start, objective.evaluate(start), 0
+    model = None
     for _ in range(_STEPS if half_squares(start) else 0):
-        model = LocalModel(problem, factors)
-        step, spent = _newton_step(model)
-        factors, products = factors | model.moved(step).factors, products + spent
-        unit = problem.lam * (2 * half_squares(factors)) ** 0.5
-        if FactoredObjective(problem, {}).evaluate(factors).gradient_norm() <= tolerance * unit:
+        model = LocalModel(problem, factors) if model is None else model
+        wanted = tolerance * problem.lam * (2 * half_squares(factors)) ** 0.5
+        step, spent = _newton_step(model, model.pack(here.gradient), _SHARE * wanted)
+        factors = factors | {
+            name: (factors[name][0] + U, factors[name][1] + V) for name, (U, V) in model.unpack(step).items()
+        }
+        products, before, here = products + spent, here.gradient_norm(), objective.evaluate(factors)
+        if here.gradient_norm() <= wanted:
             return truncate(factors, RANK_TOLERANCE), products
+        if not here.gradient_norm() <= _REDUCED * before:
+            model = None
     return None, products
 
 
-def _newton_step(model: LocalModel) -> tuple[Float[Tensor, " d"], int]:
-    """Return p with ∇²F p = −∇F by preconditioned conjugate gradients, and the products that it took.
+def _newton_step(
+    model: LocalModel, gradient: Float[Tensor, " d"], wanted: float
+) -> tuple[Float[Tensor, " d"], int]:
+    """Return p with ‖∇²F p + ∇F‖ ≤ `wanted` by preconditioned conjugate gradients, and the products it took.
 
-    Rotations make ∇²F singular, which does no harm as ∇F has no part along them.
+    Rotations make ∇²F singular, which does no harm as ∇F has next to no part along them.
     """
-    p, residual = torch.zeros_like(model.gradient), model.gradient.clone()
+    p, residual = torch.zeros_like(gradient), gradient.clone()
     y = model.precondition(residual)
     d, square = -y, float(residual @ y)
-    first, products = square, 0
-    while square > _EXACT**2 * first and products < _PRODUCTS:
+    products = 0
+    while float(residual.norm()) > wanted and products < _PRODUCTS:
         Hd = model.hessian_product(d)
         products += 1
         curvature = float(d @ Hd)

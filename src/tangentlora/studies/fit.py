@@ -23,8 +23,8 @@ def fit(settings: Settings, output_dir: Path, *, progress: bool = False) -> dict
     Raises InputError for bad input of any kind, before anything in `output_dir` is replaced.
     """
     chosen = trial(settings)
-    _require_folder(output_dir)
-    return _run(prepare(settings, progress=progress), [chosen], output_dir, progress)
+    require_folder(output_dir)
+    return _run(prepare(settings, progress=progress), [chosen], output_dir, "fit", progress)
 
 
 def compare(
@@ -36,21 +36,23 @@ def compare(
     Returns what run.json says; raises as `fit` does.
     """
     trials = comparison(settings, ranks)
-    _require_folder(output_dir)
+    require_folder(output_dir)
     prepared = prepare(settings, progress=progress)
     most = min(min(shape) for shape in prepared.problem.jacobian.shapes.values())
     possible = [trial for trial in trials if trial.rank is None or trial.rank <= most]
-    return _run(prepared, possible, output_dir, progress)
+    return _run(prepared, possible, output_dir, "demo", progress)
 
 
-def _run(prepared: Prepared, trials: Sequence[Trial], output_dir: Path, progress: bool) -> dict[str, Any]:
-    run = run_trials(prepared, trials, output_dir, progress=progress)
+def _run(
+    prepared: Prepared, trials: Sequence[Trial], output_dir: Path, command: str, progress: bool
+) -> dict[str, Any]:
+    run = run_trials(prepared, trials, output_dir, command, progress=progress)
     write_report(RunFolder(output_dir))
     write_card(RunFolder(output_dir))
     return run
 
 
-def _require_folder(output_dir: Path) -> None:
+def require_folder(output_dir: Path) -> None:
     """Refuse, before the work, a folder that could not be written after it."""
     existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):

@@ -1,30 +1,21 @@
-"""Theorem 2 put to the test: do runs on the perturbed objective F_Π come to rest anywhere but at its optimum?
-
-A run descends from one of several starts, is polished by Newton's method on the gradient, leaves saddles
-along their escape directions, and is classified where it rests. The gap of F_Π itself says whether that is
-its optimum; what Π costs in P is bounded apart. Source of the theorem: Jang, Lee, Ryu 2024, Theorem 2.
-"""
+"""What runs on the perturbed objective F_Π came to: outcomes, counts by rank, and the words for them."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-
-from torch import Tensor
+from typing import Any
 
 from tangentlora.blocks import Factors
-from tangentlora.problem.objective import Problem, nuclear_norm
-from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.factored import perturbation
-from tangentlora.studies.rest import Start, begin, rest
-from tangentlora.theory.hessian import Hessian
-from tangentlora.theory.perturbed import perturbation_cost, perturbed_gap
-from tangentlora.theory.rank_rules import least_rank
-from tangentlora.theory.stationarity import Kind, Stationarity, classify
+from tangentlora.report.wording import at_most, number, plain, relative
+from tangentlora.report.wording import tolerance as in_words
+from tangentlora.studies.rest import Start
+from tangentlora.theory.stationarity import Stationarity
 
-_SINGLE = (Start.ZERO, Start.SPECTRAL)  # nothing about them is random
+_WIDTH = 100
 
 
 class Outcome(Enum):
@@ -50,115 +41,176 @@ class Run:
     left: int
     outcome: Outcome = Outcome.UNDECIDED
 
+    @property
+    def relative_gap(self) -> float:
+        """gap / max(1, |F_Π|)."""
+        return self.gap / max(1.0, abs(self.value))
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Runs of one rank and one outcome that rested at the same value of F_Π."""
+
+    rank: int
+    outcome: Outcome
+    value: float
+    runs: int
+
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """All runs on one problem with one Π.
+    """All runs on one problem with one Π, ‖Π_t‖₂ = `size`.
 
-    `threshold` is the least rank with r(r+1)/2 > c. `excess` is P − min P at the best run, `cost` the bound
-    2 max_t ‖Π_t‖₂ Σ_t ‖δ*_t‖_* on it for a global minimiser of F_Π.
+    `threshold` is the least rank with r(r+1)/2 > c = `constraints`. `excess` is P − min P at the run with the
+    lowest F_Π, `cost` the bound 2 max_t ‖Π_t‖₂ Σ_t ‖δ*_t‖_* on it for a global minimiser of F_Π. `tolerance`
+    is that of gaps and values, relative to max(1, |F_Π|), and that of `classify`.
     """
 
     runs: tuple[Run, ...]
     threshold: int
     constraints: int
+    lam: float
     size: float
+    tolerance: float
     excess: float
     cost: float
+
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that were tried, in order."""
+        return sorted({run.rank for run in self.runs})
 
     def counts(self, rank: int) -> Counter[Outcome]:
         """Return how many runs of a rank came to each outcome."""
         return Counter(run.outcome for run in self.runs if run.rank == rank)
 
+    def minima(self, rank: int) -> list[Minimum]:
+        """Return where the minima of a rank lie, lowest first: values within the tolerance are one."""
+        named = (Outcome.GLOBAL_OPTIMUM, Outcome.SPURIOUS_MINIMUM, Outcome.RANK_LIMITED)
+        found: list[Minimum] = []
+        for run in sorted(self.runs, key=lambda run: run.value):
+            if run.rank != rank or run.outcome not in named:
+                continue
+            last = found[-1] if found else None
+            margin = self.tolerance * max(1.0, abs(run.value))
+            if last and last.outcome is run.outcome and run.value <= last.value + margin:
+                found[-1] = Minimum(rank, run.outcome, last.value, last.runs + 1)
+            else:
+                found.append(Minimum(rank, run.outcome, run.value, 1))
+        return found
+
+    @property
+    def above(self) -> tuple[Run, ...]:
+        """The runs at or above the threshold, of which the theorem speaks."""
+        return tuple(run for run in self.runs if run.rank >= self.threshold)
+
     @property
     def against(self) -> tuple[Run, ...]:
-        """The runs that speak against the theorem: at or above the threshold, and not at the optimum."""
-        return tuple(
-            run
-            for run in self.runs
-            if run.rank >= self.threshold and run.outcome in (Outcome.SPURIOUS_MINIMUM, Outcome.RANK_LIMITED)
-        )
+        """The runs that speak against the theorem: at or above the threshold, at a minimum not global."""
+        minima = (Outcome.SPURIOUS_MINIMUM, Outcome.RANK_LIMITED)
+        return tuple(run for run in self.above if run.outcome in minima)
 
     def sentence(self) -> str:
         """Return what was found, in one sentence."""
-        above = [run for run in self.runs if run.rank >= self.threshold]
-        reached = sum(run.outcome is Outcome.GLOBAL_OPTIMUM for run in above)
-        spurious = sum(run.outcome is Outcome.SPURIOUS_MINIMUM for run in self.runs if run not in above)
-        return (
-            f"At ranks from {self.threshold} on, where r(r+1)/2 > c = {self.constraints}, {reached} of "
-            f"{len(above)} runs reached the optimum and {len(self.against)} rested at another minimum; "
-            f"below, {spurious} of {len(self.runs) - len(above)} rested at a spurious one."
+        below = [run for run in self.runs if run.rank < self.threshold]
+        spurious = sum(run.outcome is Outcome.SPURIOUS_MINIMUM for run in below)
+        reached = sum(run.outcome is Outcome.GLOBAL_OPTIMUM for run in self.above)
+        unnamed = len(self.above) - reached - len(self.against)
+        rule = f"At ranks from {self.threshold} on, where r(r+1)/2 > c = {self.constraints},"
+        if self.above:
+            said = (
+                f"{rule} {reached} of {len(self.above)} runs reached the optimum and {len(self.against)} "
+                "rested at another minimum"
+            )
+            said += f", while {unnamed} came to no minimum that could be proved" if unnamed else ""
+        else:
+            said = f"{rule} no run was made: ask for rank {self.threshold} too"
+        return f"{said}; below, {spurious} of {len(below)} rested at a spurious one."
+
+    def table(self) -> str:
+        """Return the counts by rank, the minima found and the thresholds as text, at most 100 wide."""
+        head = ("rank", "theorem", "runs", "optimum", "spurious", "by rank", "saddle", "undecided", "left")
+        rows = [head, *(self._row(rank) for rank in self.ranks)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        minima = [f"  {_in_words(each)}" for rank in self.ranks for each in self.minima(rank)]
+        said = [*textwrap.wrap(self.sentence(), _WIDTH), *textwrap.wrap(self._thresholds(), _WIDTH)]
+        return "\n".join([*lines, "", "Minima of the perturbed objective F_Π:", *minima, "", *said])
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the factors as JSON can hold it."""
+        return {
+            "sentence": self.sentence(),
+            "threshold": self.threshold,
+            "constraints": self.constraints,
+            "lam": self.lam,
+            "perturbation": self.size,
+            "tolerance": self.tolerance,
+            "excess": self.excess,
+            "cost": self.cost,
+            "against": len(self.against),
+            "ranks": [
+                {
+                    "rank": rank,
+                    "theorem_applies": rank >= self.threshold,
+                    "outcomes": {outcome.value: self.counts(rank)[outcome] for outcome in Outcome},
+                    "saddles_left": self._left(rank),
+                    "minima": [
+                        {"outcome": each.outcome.value, "value": each.value, "runs": each.runs}
+                        for each in self.minima(rank)
+                    ],
+                }
+                for rank in self.ranks
+            ],
+            "runs": [_described(run) for run in self.runs],
+        }
+
+    def _row(self, rank: int) -> tuple[str, ...]:
+        counts = self.counts(rank)
+        applies = "applies" if rank >= self.threshold else "–"
+        outcomes = (str(counts[outcome]) for outcome in Outcome)
+        return (str(rank), applies, str(counts.total()), *outcomes, str(self._left(rank)))
+
+    def _left(self, rank: int) -> int:
+        return sum(run.left for run in self.runs if run.rank == rank)
+
+    def _thresholds(self) -> str:
+        share = in_words(self.tolerance)
+        reached = [run.relative_gap for run in self.runs if run.outcome is Outcome.GLOBAL_OPTIMUM]
+        largest = f" (largest here: {at_most(max(max(reached), 0.0))})" if reached else ""
+        said = (
+            f"λ = {plain(self.lam)}, ‖Π‖₂ = {plain(self.size)} in every layer. Optimum: the duality gap of "
+            f"F_Π over all ranks is at most {share}·max(1, F_Π){largest}. Every other minimum is stationary "
+            f"(relative gradient at most {share}) with no curvature below −{share}: spurious where another "
+            f"run of no higher rank is lower by more than {share}·max(1, F_Π), limited by rank where none is "
+            "known. “left” counts the saddles that runs came to and left."
         )
+        if reached:
+            said += (
+                f" Π raised P by {relative(self.excess)} at the lowest run; the bound on that is "
+                f"{at_most(self.cost)}."
+            )
+        return said
 
 
-def survey(
-    problem: Problem,
-    ranks: Sequence[int],
-    *,
-    size: float,
-    repeats: int = 2,
-    starts: Sequence[Start] = tuple(Start),
-    escapes: int = 30,
-    tolerance: float = 1e-6,
-    seed: int = 0,
-) -> Landscape:
-    """Run F_Π, ‖Π_t‖₂ = `size`, from every random start `repeats` times at every rank; say where runs rest.
-
-    A run leaves at most `escapes` saddles; with 0 it stays at the first. Made for problems of a few hundred
-    parameters, whose Hessian is decomposed.
-    """
-    problem = problem.contrasted
-    noise = perturbation(problem.jacobian.shapes, size, seed, problem.f0)
-    runs = [
-        _run(problem, noise, rank, start, escapes, tolerance, seed + 1000 * repeat)
-        for rank in ranks
-        for start in starts
-        for repeat in range(repeats if start not in _SINGLE else 1)
-    ]
-    optimum = Certified(tolerance=1e-9).solve(problem)
-    best = min(runs, key=lambda run: run.value)
-    return Landscape(
-        tuple(_judged(run, runs, tolerance) for run in runs),
-        least_rank(problem.constraints),
-        problem.constraints,
-        size,
-        problem.objective(best.factors) - optimum.objective,
-        perturbation_cost(noise, nuclear_norm(optimum.factors)),
-    )
+def _in_words(minimum: Minimum) -> str:
+    runs = "1 run" if minimum.runs == 1 else f"{minimum.runs} runs"
+    return f"rank {minimum.rank}: {number(minimum.value)}, {minimum.outcome.value} ({runs})"
 
 
-def _judged(run: Run, runs: Sequence[Run], tolerance: float) -> Run:
-    """Return the run with its outcome; a lower point of at most its rank makes a minimum spurious."""
-    margin = tolerance * max(1.0, abs(run.value))
-    lowest = min(other.value for other in runs if other.rank <= run.rank)
-    if run.gap <= margin:
-        outcome = Outcome.GLOBAL_OPTIMUM
-    elif run.point.kind is Kind.STRICT_SADDLE:
-        outcome = Outcome.SADDLE
-    elif run.point.kind is Kind.FULL_RANK_SOSP:
-        outcome = Outcome.SPURIOUS_MINIMUM if run.value > lowest + margin else Outcome.RANK_LIMITED
-    else:
-        outcome = Outcome.UNDECIDED
-    return replace(run, outcome=outcome)
-
-
-def _run(
-    problem: Problem,
-    noise: Mapping[str, Tensor],
-    rank: int,
-    start: Start,
-    escapes: int,
-    tolerance: float,
-    seed: int,
-) -> Run:
-    factors, left = begin(problem, noise, rank, start, seed), 0
-    while True:
-        factors = rest(problem, factors, noise)
-        point = classify(problem, factors, noise=noise, tolerance=tolerance)
-        if point.escape is None or left == escapes:
-            break
-        step = point.escape
-        factors = {t: (u + step[t][0], v + step[t][1]) for t, (u, v) in factors.items()}
-        left += 1
-    value, gap = Hessian(problem, factors, noise).value, perturbed_gap(problem, factors, noise)
-    return Run(rank, start, factors, value, gap, point, left)
+def _described(run: Run) -> dict[str, Any]:
+    error = run.point.error
+    return {
+        "rank": run.rank,
+        "start": run.start.value,
+        "outcome": run.outcome.value,
+        "value": run.value,
+        "gap": run.gap,
+        "relative_gap": run.relative_gap,
+        "kind": run.point.kind.name,
+        "gradient": run.point.gradient,
+        "curvature": run.point.curvature,
+        "curvature_error": error if math.isfinite(error) else None,  # Lanczos did not converge
+        "columns_used": run.point.used,
+        "saddles_left": run.left,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
-from tangentlora.report.wording import ABSENT, accuracy, number, plain, relative
+from tangentlora.report.path_record import LambdaPath, PathPoint
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.path import solve_path, spaced
 from tangentlora.solvers.solution import Solution
@@ -21,57 +21,6 @@ from tangentlora.studies.measure import LinearisedSet, linearised_sets
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.rounding import spectral_norm_bound
-
-
-@dataclass(frozen=True)
-class PathPoint:
-    """The certified answer at one λ; `scores` are of the linearised network, named as in `scores`.
-
-    `products` counts passes over the Jacobian. Scores that begin with `cv_` are of held-out folds.
-    """
-
-    lam: float
-    objective: float
-    gap: float
-    relative_gap: float
-    certified: bool
-    ranks: dict[str, int]
-    products: int
-    scores: dict[str, float]
-
-
-@dataclass(frozen=True)
-class LambdaPath:
-    """The points of a path, largest λ first, and the λ that `rule` chooses among the certified ones."""
-
-    points: tuple[PathPoint, ...]
-    chosen: float
-    rule: str
-
-    @property
-    def best(self) -> PathPoint:
-        """The point at the chosen λ."""
-        return next(point for point in self.points if point.lam == self.chosen)
-
-    def table(self) -> str:
-        """Return aligned columns, one line per λ and a star at the chosen one, and the rule below."""
-        shown = [key for key in self.points[0].scores if key.endswith("_accuracy")]
-        head = ("", "λ", "objective", "relative gap", "certified", "rank", *(k.split("_")[0] for k in shown))
-        rows = [head, *(self._row(point, shown) for point in self.points)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", f"* chosen: {self.rule}."])
-
-    def _row(self, point: PathPoint, shown: Sequence[str]) -> tuple[str, ...]:
-        return (
-            "*" if point.lam == self.chosen else "",
-            plain(float(f"{point.lam:.4g}")),
-            number(point.objective),
-            relative(point.relative_gap),
-            "yes" if point.certified else "no",
-            "+".join(map(str, point.ranks.values())) or ABSENT,
-            *(accuracy(point.scores.get(key)) for key in shown),
-        )
 
 
 def lambda_path(

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.data import Examples, Splits, Task, load_splits
+from tangentlora.data import COMPLETION, Examples, Splits, Task, load_splits
 from tangentlora.errors import InputError
+from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
+from tangentlora.models.completion import Completion
 from tangentlora.models.load import load_network, load_sampling_rate
-from tangentlora.models.native import native_readout
+from tangentlora.models.native import is_causal, native_readout
 from tangentlora.models.network import Network
 from tangentlora.models.probe import fit_linear_probe
 from tangentlora.models.prompt import MaskPrompt
@@ -51,9 +53,16 @@ class Prepared:
 def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) -> Prepared:
     """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.
 
-    Raises InputError for anything in the data, the network or the targets that cannot be used.
+    Raises InputError for anything in the data, the network or the targets that cannot be used, and for
+    completions: their loss is linear in the outputs, so that the convex problem has no minimiser, or 0.
     """
     splits = _load(settings, None)
+    if splits.task == COMPLETION:
+        raise InputError(
+            "got completions, whose loss is linear in the outputs, so that the convex problem has the "
+            "minimiser 0 or none, expected classes: audit or compress an adapter on completions, or name a "
+            "column of labels with --label-column"
+        )
     if splits.train.modality == "audio":
         rate = load_sampling_rate(settings.model, revision=settings.revision)
         splits = splits if splits.train.sampling_rate == rate else _load(settings, rate)
@@ -109,10 +118,17 @@ def _load(settings: Settings, sampling_rate: int | None) -> Splits:
 def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
     """Return the readout that the settings name; `auto` takes what the checkpoint was trained for.
 
-    A masked language model is read by a prompt, a bare text encoder by prototypes, and everything else by a
-    classification head. Raises InputError where the readout does not suit the data or its labels.
+    A masked or a causal language model is read by a prompt, a bare text encoder by prototypes, and everything
+    else by a classification head; completions are read by their likelihood. Raises InputError where the
+    readout does not suit the data or its labels.
     """
     kind = settings.readout
+    if task == COMPLETION:
+        if kind != "auto":
+            raise InputError(
+                f"got --readout {kind} for completions, expected their likelihood: leave --readout out"
+            )
+        return Completion(settings.max_length)
     if kind == "auto":
         kind = native_readout(settings.model, settings.revision) if train.modality == "text" else "head"
     if kind != "head" and train.modality != "text":
@@ -122,7 +138,8 @@ def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
         )
     if kind == "prompt":
         words = _one_per_label(task, "--label-words", settings.label_words or task.label_words)
-        return MaskPrompt(settings.template or task.template, words, max_length=settings.max_length)
+        prompt = CausalPrompt if is_causal(settings.model, settings.revision) else MaskPrompt
+        return prompt(settings.template or task.template, words, max_length=settings.max_length)
     if kind == "prototypes":
         sentences = _one_per_label(task, "--prototypes", settings.prototypes or task.prototypes)
         return Prototypes(sentences, max_length=settings.max_length)

@@ -1,4 +1,4 @@
-"""One run on the perturbed objective F_Π of a tiny problem: where it begins, and where it comes to rest."""
+"""One run on the perturbed objective F_Π: where it begins, and where it comes to rest."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from enum import Enum
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, pack, unpack
 from tangentlora.problem.objective import Problem
+from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.theory.curvature import DENSE
 from tangentlora.theory.hessian import Hessian
 
 _POLISH = 12  # Newton steps; they converge quadratically
 _FLAT = 1e-9  # eigenvalues below this share of the largest are rotations
+_INEXACT = 1e-8  # MINRES's own measure of its residual
+_PRODUCTS = 600  # Hessian products of one step by MINRES
 
 
 class Start(Enum):
@@ -30,6 +36,10 @@ class Start(Enum):
     SADDLE = "padded rank one"
     ZERO = "zero"
     SPECTRAL = "spectral"
+
+    def is_random(self, rank: int) -> bool:
+        """Whether another seed gives another start; at rank one SADDLE is ZERO."""
+        return self in (Start.PAPER, Start.LARGE) or (self is Start.SADDLE and rank > 1)
 
 
 def begin(problem: Problem, noise: Mapping[str, Tensor], rank: int, start: Start, seed: int) -> Factors:
@@ -67,26 +77,44 @@ def _padded(matrix: Tensor, rank: int) -> Tensor:
 
 
 def rest(problem: Problem, factors: Factors, noise: Mapping[str, Tensor]) -> Factors:
-    """Return the stationary point of F_Π that L-BFGS comes to, to the last digits.
+    """Return the stationary point of F_Π that L-BFGS comes to, polished by Newton's steps on ∇F_Π = 0.
 
-    Newton's steps on ∇F_Π = 0 converge to minima and saddles alike: they never decide between them.
+    These converge to minima and saddles alike: they never decide between them.
     """
-    start = Hessian(problem, factors, noise)
+    objective = FactoredObjective(problem, noise)
+    like = problem.f0
 
     def evaluate(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at = Hessian(problem, start.unpack(torch.from_numpy(x.copy()).to(problem.f0)), noise)
-        return at.value, at.gradient.cpu().numpy()
+        at = objective.evaluate(unpack(torch.from_numpy(x.copy()).to(like), factors))
+        return at.value, pack(at.gradient, factors, like).cpu().numpy()
 
-    x = start.pack(factors).cpu().numpy()
+    x = pack(factors, factors, like).cpu().numpy()
     options = {"maxiter": 3000, "maxfun": 6000, "gtol": 1e-11, "ftol": 1e-15, "maxcor": 20}
     found = minimize(evaluate, x, jac=True, method="L-BFGS-B", options=options).x
-    here = Hessian(problem, start.unpack(torch.from_numpy(found).to(problem.f0)), noise)
+    here = Hessian(problem, unpack(torch.from_numpy(found).to(like), factors), noise)
     for _ in range(_POLISH):
-        values, vectors = torch.linalg.eigh(here.dense())
-        kept = values.abs() > _FLAT * values.abs().max()
-        step = vectors[:, kept] @ ((vectors[:, kept].T @ here.gradient) / values[kept])
-        there = here.moved(-step)
+        there = here.moved(-_newton_step(here))
         if not float(there.gradient.norm()) < 0.5 * float(here.gradient.norm()):
             break
         here = there
     return here.factors
+
+
+def _newton_step(here: Hessian) -> Float[Tensor, " d"]:
+    """Return H⁺∇F_Π, across the rotations: from the matrix where it is small, else by MINRES."""
+    if len(here.gradient) <= DENSE:
+        values, vectors = torch.linalg.eigh(here.dense())
+        kept = values.abs() > _FLAT * values.abs().max()
+        step: Tensor = vectors[:, kept] @ ((vectors[:, kept].T @ here.gradient) / values[kept])
+        return step
+
+    def multiply(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        d = here.without_rotations(torch.from_numpy(np.ascontiguousarray(x).reshape(-1)).to(here.gradient))
+        product: NDArray[np.float64] = here.without_rotations(here.product(d)).cpu().numpy()
+        return product
+
+    size = len(here.gradient)
+    operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)
+    slope = here.without_rotations(here.gradient).cpu().numpy()
+    solution, _ = minres(operator, slope, rtol=_INEXACT, maxiter=_PRODUCTS)
+    return torch.from_numpy(solution).to(here.gradient)

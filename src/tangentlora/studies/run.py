@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tangentlora.adapters import loaded_outputs, write_adapter
 from tangentlora.blocks import Factors
@@ -26,9 +26,6 @@ from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.trials import Trial
 from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
-
-if TYPE_CHECKING:
-    pass
 
 VISIBLE_RANK = 1e-3
 """A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
@@ -52,13 +49,18 @@ class Outcome:
 
 
 def run_trials(
-    prepared: Prepared, trials: Sequence[Trial], output_dir: Path, *, progress: bool = False
+    prepared: Prepared,
+    trials: Sequence[Trial],
+    output_dir: Path,
+    command: str = "fit",
+    *,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Run every trial, write the run folder as it goes, and return what run.json says.
 
-    Each answer is written before the next trial starts. Raises InputError, before anything is written,
-    where a solver does not suit the problem, and where the main answer's adapter, loaded back by PEFT,
-    does not give the outputs of the update it stands for.
+    `command` is the verb that the folder is from. Each answer is written before the next trial starts.
+    Raises InputError, before anything is written, where a solver does not suit the problem, and where the
+    main answer's adapter, loaded back by PEFT, does not give the outputs of the update it stands for.
     """
     for trial in trials:
         trial.solver.check(prepared.problem)
@@ -72,7 +74,7 @@ def run_trials(
         entries.append(_write_answer(prepared, outcome, folder))
         metrics += _metrics(outcome)
         folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in metrics))
-        folder.write_json("run.json", _describe(prepared, before, entries, len(trials)))
+        folder.write_json("run.json", _describe(prepared, before, entries, command))
     run: dict[str, Any] = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     return run
 
@@ -182,7 +184,7 @@ def _metrics(outcome: Outcome) -> list[str]:
 
 
 def _describe(
-    prepared: Prepared, before: dict[str, float], entries: list[dict[str, Any]], expected: int
+    prepared: Prepared, before: dict[str, float], entries: list[dict[str, Any]], command: str
 ) -> dict[str, Any]:
     settings, train, problem = prepared.settings, prepared.train, prepared.problem
     test = prepared.splits.test
@@ -195,7 +197,7 @@ def _describe(
     return {
         "format": FORMAT,
         "tangentlora": version("tangentlora"),
-        "command": "fit" if expected == 1 else "demo",
+        "command": command,
         "configuration": configuration,
         "versions": versions(),
         "data": {

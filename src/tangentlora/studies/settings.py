@@ -6,11 +6,12 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tangentlora.errors import InputError
 
 SolverName = Literal["sgd", "adamw", "lbfgs", "proximal", "certified"]
+Initialisation = Literal["paper", "spectral"]
 ReadoutName = Literal["auto", "prompt", "prototypes", "head"]
 
 
@@ -25,8 +26,8 @@ class Settings:
 
     `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature.
 
-    Raises InputError for sizes below 1, a tolerance that is not positive, a λ that is not at least 0, and
-    λ = 0 for the certified solver.
+    Raises InputError for sizes below 1, a tolerance that is not positive, an unknown initialisation, a λ
+    that is not at least 0, and λ = 0 for the certified solver.
     """
 
     model: str = "minilm"
@@ -58,6 +59,7 @@ class Settings:
     learning_rate: float | Literal["auto"] = "auto"
     momentum: float = 0.9
     minibatch_size: int | None = None
+    initialisation: Initialisation = "paper"
     freeze_a: bool = False
     perturbation: float = 0.0
     seed: int = 0
@@ -72,6 +74,11 @@ class Settings:
         if not 0 < self.tolerance < math.inf:
             raise InputError(
                 f"got tolerance {self.tolerance}, expected a positive number such as 1e-6: change --tolerance"
+            )
+        if self.initialisation not in get_args(Initialisation):
+            raise InputError(
+                f"got the initialisation {self.initialisation!r}, expected one of "
+                f"{', '.join(get_args(Initialisation))}: change --initialisation"
             )
         if not 0 <= self.lam < math.inf:
             raise InputError(

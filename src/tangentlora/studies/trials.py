@@ -37,6 +37,7 @@ def trial(settings: Settings, folder: str = ".") -> Trial:
         learning_rate=None if settings.learning_rate == "auto" else settings.learning_rate,
         momentum=settings.momentum,
         batch_size=settings.minibatch_size,
+        initialisation=settings.initialisation,
         freeze_a=settings.freeze_a,
         perturbation=settings.perturbation,
         seed=settings.seed,

@@ -36,6 +36,12 @@ class LayerRows:
         """The example that each row belongs to."""
         return torch.repeat_interleave(self.counts)
 
+    @cached_property
+    def sizes(self) -> Float[Tensor, "R K"]:
+        """The norm ‖g_ρk‖‖x_ρ‖ of each outer product, Frobenius' and spectral alike."""
+        sizes: Tensor = self.g.norm(dim=2) * self.x.norm(dim=1, keepdim=True)
+        return sizes
+
     @property
     def shape(self) -> tuple[int, int]:
         """The shape (m, n) of the weight matrix."""

@@ -128,7 +128,8 @@ def _probe(network: Network, batch: Batch, outputs: Float[Tensor, "B K"]) -> Non
     alone = network.outputs(batch.first())[0]
     error = float((alone - outputs[0]).abs().max())
     scale = float(outputs.abs().max())
-    allowed = 5e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    dtype = next(network.module.parameters()).dtype
+    allowed = 5e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-3
     if not error <= allowed * max(scale, 1e-6):  # not >, which a NaN would pass
         raise InputError(
             f"got outputs that differ by {error:.1e} between two runs on one example, expected a network "

@@ -107,13 +107,15 @@ class Generalisation:
         held = "" if self.held_out_loss is None else f" The held-out loss is {self.held_out_loss:.4g}."
         beside = f"trivially it is at most {m.trivial:.4g}, the loss before training or of a uniform guess"
         says = f"vacuous: {beside}" if m.vacuous else beside
-        means = f"the loss exceeds the least possible one by less than {r.excess:.4g}"
-        zero = " at that λ the answer is δ = 0;" if r.lam >= r.zero_from else ""
+        zero = ", at which the answer is δ = 0," if r.lam >= r.zero_from else ""
+        if self.nuclear_norm == 0:
+            return [f"The answer is δ = 0: nothing was learnt, and there is nothing to bound.{held}"]
         return [
             f"Measured bound: with chance {1 - self.eta:.0%} the loss on unseen examples is at most "
             f"{m.bound:.4g} ({says}).{held}",
-            f"Theorem 3 [recalled]: at λ = {r.lam:.4g},{zero} {means}"
-            + (" (vacuous)." if r.vacuous else "."),
+            f"Theorem 3 [recalled] prescribes λ = {r.lam:.4g}{zero} and bounds that answer's loss above the "
+            f"least possible one by {r.excess:.4g}{' (vacuous)' if r.vacuous else ''}, if the optimum's "
+            f"nuclear norm is the {r.radius:.4g} of the answer at hand.",
             f"The largest gradients, R = {r.R:.4g} and ρ = {m.rho:.4g}, were measured on the examples given; "
             "the bounds need them for the whole population.",
         ]

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from tangentlora.theory.hessian import Hessian
 
-_DENSE = 256  # up to as many parameters all eigenvalues are computed
+DENSE = 600
+"""Up to as many parameters the Hessian is formed and all its eigenvalues are computed."""
+
 _WIDTH = 60  # Lanczos vectors kept between restarts
 
 
@@ -37,11 +39,11 @@ class Lowest:
 def lowest(hessian: Hessian, *, precision: float = 1e-8, max_restarts: int = 300, seed: int = 0) -> Lowest:
     """Return the smallest eigenvalue of ∇²F_Π on the directions orthogonal to every rotation QΩ.
 
-    Up to 256 parameters from the matrix itself; else by Lanczos from a random start, to a residual of
+    Up to `DENSE` parameters from the matrix itself; else by Lanczos from a random start, to a residual of
     `precision`·max_t ‖S_t‖₂, and from directions wzᵀ in which a column is unused (Qz = 0): there the Hessian
     is S_t, and its lowest eigenvector w the escape that no gradient shows.
     """
-    if len(hessian.gradient) <= _DENSE:
+    if len(hessian.gradient) <= DENSE:
         return _dense(hessian)
     best = _lanczos(hessian, precision, max_restarts, seed)
     for vector in _unused(hessian):
@@ -71,10 +73,10 @@ def _dense(hessian: Hessian) -> Lowest:
     H = hessian.dense()
     if not len(H):
         return Lowest(float("inf"), 0.0, hessian.gradient)
-    kept = torch.stack([hessian.without_rotations(unit) for unit in torch.eye(len(H)).to(H)])
-    kept = 0.5 * (kept + kept.T)
+    R = hessian.rotations
     top = float(torch.linalg.matrix_norm(H))
-    lifted = kept @ H @ kept + 2 * top * (torch.eye(len(H)).to(H) - kept)
+    across = H - R @ (R.T @ H)
+    lifted = across - (across @ R) @ R.T + 2 * top * (R @ R.T)
     values, vectors = torch.linalg.eigh(0.5 * (lifted + lifted.T))
     rounding = 8 * len(H) * torch.finfo(H.dtype).eps * top
     return Lowest(float(values[0]), rounding, vectors[:, 0])

@@ -22,6 +22,9 @@ from tangentlora.blocks import Blocks, Factors, pack, unpack
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.tangent.jacobian import FactoredPoint
 
+_DESIGN_LIMIT = 2**24
+"""Entries of B, and of the rows it is summed from, up to which products use it: 128 MB."""
+
 _NO_TURN = 1e-14  # of ‖Q‖²: columns smaller than this have no direction to be turned in
 
 
@@ -50,7 +53,7 @@ class Hessian:
     def value(self) -> float:
         """F_Π(u,v)."""
         noise = sum(
-            float((self.noise[t] * (q @ q.T)).sum()) for t, q in self._stacked.items() if t in self.noise
+            float((q * (self.noise[t] @ q)).sum()) for t, q in self._stacked.items() if t in self.noise
         )
         return self.problem.empirical_loss(self.z) + self.problem.lam * half_squares(self.factors) + noise
 
@@ -66,22 +69,62 @@ class Hessian:
         return self.pack(self._slack_product(self.factors))
 
     def product(self, d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        """Return ∇²F_Π d: the data's curvature by one forward and one adjoint product with J, and S_t D_t."""
+        """Return ∇²F_Π d = Bᵀ∇²L̂ (B d) and S_t D_t."""
         direction = self.unpack(d)
+        if self._design_fits:
+            moved = (self._design.flatten(0, 1) @ d).reshape(self.z.shape)
+        else:
+            moved = self._moved_outputs(direction)
+        bent = self.problem.loss.hessian_product(self.z, self.problem.y, moved) / len(moved)
+        if self._design_fits:
+            pulled: Tensor = bent.flatten() @ self._design.flatten(0, 1)
+        else:
+            pulled = self.pack(self._point.adjoint(bent))
+        return pulled + self.pack(self._slack_product(direction))
+
+    def _moved_outputs(self, direction: Factors) -> Float[Tensor, "N K"]:
+        """Return B d = JE by one forward product with J."""
         along = self.problem.jacobian.at(direction)
         moved = self.problem.jacobian.zeros()
         for name in direction:
             terms = along.gu[name] * self._point.xv[name].unsqueeze(1)
             terms = terms + self._point.gu[name] * along.xv[name].unsqueeze(1)
             moved += self.problem.jacobian.layers[name].per_example(terms.sum(2))
-        bent = self.problem.loss.hessian_product(self.z, self.problem.y, moved) / len(moved)
-        return self.pack(self._point.adjoint(bent)) + self.pack(self._slack_product(direction))
+        return moved
+
+    @cached_property
+    def _design_fits(self) -> bool:
+        """Whether B is small enough to be kept: then a product costs two thin ones with it."""
+        rows, width = self.problem.jacobian.layers, len(self.pack(self.factors))
+        largest = max((rows[t].g.numel() * u.shape[1] for t, (u, _) in self.factors.items()), default=0)
+        return max(self.z.numel() * width, largest) <= _DESIGN_LIMIT
+
+    @cached_property
+    def _design(self) -> Float[Tensor, "N K d"]:
+        """The rows B_ik = (vec(J_ik v), vec(J_ikᵀ u)): along d the outputs move by B d."""
+        sides = [self.z.new_zeros(*self.z.shape, 0)]
+        for name in self.factors:
+            rows, xv, gu = self.problem.jacobian.layers[name], self._point.xv[name], self._point.gu[name]
+            for terms in (
+                rows.g.unsqueeze(3) * xv[:, None, None, :],
+                rows.x[:, None, :, None] * gu.unsqueeze(2),
+            ):
+                summed = terms.new_zeros(len(self.z), *terms.shape[1:]).index_add_(0, rows.example, terms)
+                sides.append(summed.flatten(2))
+        return torch.cat(sides, 2)
 
     def dense(self) -> Float[Tensor, "d d"]:
-        """Return ∇²F_Π as a matrix, by d products: for few parameters only."""
-        size = sum(w.numel() for pair in self.factors.values() for w in pair)
-        units = torch.eye(size, dtype=self.z.dtype, device=self.z.device)
-        matrix = torch.stack([self.product(unit) for unit in units]) if size else units
+        """Return ∇²F_Π = Bᵀ∇²L̂B + diag_t(S_t ⊗ I_r) as a matrix: for few parameters only."""
+        loss, y = self.problem.loss, self.problem.y
+        units = torch.eye(self.z.shape[1]).to(self.z)
+        columns = [loss.hessian_product(self.z, y, unit.expand_as(self.z)) for unit in units]
+        bent = torch.einsum("nkj,njd->nkd", torch.stack(columns, 2) / len(self.z), self._design)
+        matrix = self._design.flatten(0, 1).T @ bent.flatten(0, 1)
+        end = 0
+        for name, (u, _) in self.factors.items():
+            block = torch.kron(self.slack(name), torch.eye(u.shape[1]).to(self.z))
+            start, end = end, end + len(block)
+            matrix[start:end, start:end] += block
         return 0.5 * (matrix + matrix.T)
 
     def slack(self, name: str) -> Float[Tensor, "_s _s"]:
@@ -112,6 +155,21 @@ class Hessian:
         return self.pack(rest)
 
     @cached_property
+    def rotations(self) -> Float[Tensor, "d j"]:
+        """An orthonormal basis of the directions QΩ: q_i z_jᵀ − q_j z_iᵀ, i < j, q_i = Qz_i, per layer."""
+        parts, end = [], 0
+        for Z, turned, size in self._turns.values():
+            i, j = torch.triu(size, 1).nonzero(as_tuple=True)
+            pairs = torch.einsum("sp,rp->srp", turned[:, i], Z[:, j])
+            pairs = pairs - torch.einsum("sp,rp->srp", turned[:, j], Z[:, i])
+            columns = pairs.flatten(0, 1) / size[i, j].sqrt()
+            start, end = end, end + len(columns)
+            part = columns.new_zeros(len(self.gradient), columns.shape[1])
+            part[start:end] = columns
+            parts.append(part)
+        return torch.cat(parts, 1)
+
+    @cached_property
     def _turns(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Z, QZ and σ_i² + σ_j² per layer, 0 where both columns count as zero."""
         result = {}
@@ -132,12 +190,17 @@ class Hessian:
     def _slack_product(self, direction: Factors) -> Factors:
         lam, result = self.problem.lam, {}
         for name, (U, V) in direction.items():
-            up, down = self.loss_gradient[name] @ V + lam * U, self.loss_gradient[name].T @ U + lam * V
-            if name in self.noise:
-                pulled = 2 * (self.noise[name] @ torch.cat([U, V]))
-                up, down = up + pulled[: len(U)], down + pulled[len(U) :]
-            result[name] = (up, down)
+            if name in self.noise:  # Π_t is as large as S_t, so forming S_t costs little
+                pulled = self._slacks[name] @ torch.cat([U, V])
+                result[name] = (pulled[: len(U)], pulled[len(U) :])
+            else:
+                M = self.loss_gradient[name]
+                result[name] = (M @ V + lam * U, M.T @ U + lam * V)
         return result
+
+    @cached_property
+    def _slacks(self) -> Blocks:
+        return {name: self.slack(name) for name in self.noise if name in self.factors}
 
     def moved(self, d: Float[Tensor, " d"]) -> Hessian:
         """Return the same at (u,v) + d."""

@@ -16,10 +16,11 @@ import torch
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.spectral import EPS
 from tangentlora.solvers.solution import Solution
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.theory.certificate import certify
-from tangentlora.theory.rounding import EPS, spectral_norm_bound
+from tangentlora.theory.rounding import spectral_norm_bound
 
 _KERNEL_LIMIT = 4096  # outputs, above which a layer's kernel is bounded by its trace
 

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
-from tangentlora.problem.spectral import product_svd
+from tangentlora.problem.spectral import EPS, product_svd
 from tangentlora.tangent.jacobian import Jacobian
-from tangentlora.theory.rounding import EPS
 
 _FLAT = 1e-8  # a penalty whose slope is below this fraction of its size counts as level
 

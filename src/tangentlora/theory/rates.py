@@ -3,7 +3,8 @@
 Near a minimiser gradient descent with rate η and momentum β acts on each eigendirection of ∇²F alone. Along
 an eigenvalue h its error obeys e⁺ = (1+β−ηh)e − βe⁻, so it shrinks per step by the modulus of the larger root
 of ρ² − (1+β−ηh)ρ + β = 0. Rotations (uR, vR) leave F as it is and make eigenvalues of 0: along these nothing
-has to converge. F − F* is quadratic in the error and shrinks by max ρ² over the others.
+has to converge. F − F* is quadratic in the error and shrinks by max ρ² over the others. Columns of zeros
+split off: ∇²F is that of the columns in use, and one S_t = [[λI, M_t],[M_tᵀ, λI]] per column of zeros.
 Derived; docs/theory.md, "Local rates".
 """
 
@@ -20,26 +21,25 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.theory.hessian import Hessian
 
-MOST = 3072
-"""The most coordinates for which the Hessian is formed and decomposed."""
-
-_NULL = 1e-7
-"""Share of the largest eigenvalue up to which one counts as 0: at an exact optimum those of rotations are."""
+MOST = 4096
+"""The most coordinates of columns in use for which the Hessian is formed and decomposed."""
 
 
 @dataclass(frozen=True)
 class LocalRate:
-    """The eigenvalues of ∇²F at factors and the factor by which F − F* shrinks per step near them.
+    """The ends of the spectrum of ∇²F at factors and the factor by which F − F* shrinks per step near them.
 
-    `smallest` is the least eigenvalue that is not null, `null` how many are. A `factor` of 1 or more means
-    that the run does not converge there; a negative `smallest` that the point is a saddle.
+    `smallest` and `largest` are over the directions orthogonal to the rotations, which `rotations` counts. A
+    `factor` of 1 or more means that the run does not converge there at a rate; a negative `smallest` that the
+    point is a saddle.
     """
 
     smallest: float
     largest: float
-    null: int
+    rotations: int
     factor: float
     best_learning_rate: float
 
@@ -52,27 +52,46 @@ class LocalRate:
 def local_rate(problem: Problem, factors: Factors, learning_rate: float, momentum: float = 0.0) -> LocalRate:
     """Return the rate at which gradient descent converges to these factors, a stationary point of F.
 
-    Works in the span of the Jacobian, where such a run stays. Raises InputError for a rate that is not
-    positive, momentum outside [0, 1), factors without columns, and more than `MOST` coordinates.
+    Works in the space in which a run stays that starts at u = 0: the span of the Jacobian and of the start's
+    v. A column counts as zero where its square is below `RANK_TOLERANCE` of the largest in any layer. Raises
+    InputError for a rate that is not positive, momentum outside [0, 1), factors without columns, and more
+    than `MOST` coordinates of columns in use.
     """
     if not (0 < learning_rate < math.inf and 0 <= momentum < 1):
         raise InputError(
             f"got the learning rate {learning_rate} and momentum {momentum}, expected a positive rate and "
             "momentum in [0, 1): give those of the run"
         )
-    inner, span = problem.reduced
-    values = torch.linalg.eigvalsh(_dense_hessian(inner, span.lower(factors)))
-    floor = _NULL * float(values.abs().max())
-    alive = values[values.abs() > floor]
-    low, high = float(alive[0]), float(alive[-1])
+    values, rotations = spectrum(problem, factors)
+    low, high = float(values[0]), float(values[-1])
     slowest = max(contraction(h, learning_rate, momentum) for h in (low, high))
-    return LocalRate(
-        low,
-        high,
-        null=len(values) - len(alive),
-        factor=slowest**2,
-        best_learning_rate=best_learning_rate(low, high, momentum),
-    )
+    return LocalRate(low, high, rotations, slowest**2, best_learning_rate(low, high, momentum))
+
+
+def spectrum(problem: Problem, factors: Factors) -> tuple[Float[Tensor, " d"], int]:
+    """Return the eigenvalues of ∇²F beside the zeros of rotations, smallest first, and how many those are.
+
+    Repeated ones of columns of zeros appear once. Raises InputError as `local_rate` does.
+    """
+    inner, span = problem.reduced
+    used, unused = _separate(span.lower(factors))
+    d = sum(w.numel() for pair in used.values() for w in pair)
+    if d > MOST or not (d or any(unused.values())):
+        raise InputError(
+            f"got factors of {d} coordinates in the span of the Jacobian, expected 1 to {MOST}: use a "
+            "smaller rank or fewer target matrices"
+        )
+    hessian = Hessian(inner, used)
+    kept, rotations = _without(hessian.dense(), hessian.rotations)
+    parts = [kept]
+    for name, (u, v) in used.items():
+        if unused[name]:
+            kept, turned = _without(hessian.slack(name), _orthonormal(torch.cat([u, v])))
+            parts.append(kept)  # of S_t: to turn a column in use into one of zeros changes nothing
+            rotations += unused[name] * turned
+        if len(v) < problem.jacobian.shapes[name][1] and (v.shape[1] or unused[name]):
+            parts.append(kept.new_full((1,), problem.lam))  # across the span, where the start's v dies out
+    return torch.cat(parts).sort().values, rotations
 
 
 def contraction(h: float, learning_rate: float, momentum: float) -> float:
@@ -117,11 +136,30 @@ def measured_factor(
     return math.exp(float(centred @ logs / (centred @ centred)))
 
 
-def _dense_hessian(problem: Problem, factors: Factors) -> Float[Tensor, "d d"]:
-    d = sum(w.numel() for pair in factors.values() for w in pair)
-    if not 0 < d <= MOST:
-        raise InputError(
-            f"got factors of {d} coordinates in the span of the Jacobian, expected 1 to {MOST}: use a "
-            "smaller rank or fewer target matrices"
-        )
-    return Hessian(problem, factors).dense()
+def _separate(factors: Factors) -> tuple[Factors, dict[str, int]]:
+    """Return the factors turned so that columns of zeros split off, without these, and their number."""
+    turned = {}
+    for name, (u, v) in factors.items():
+        squares, Z = torch.linalg.eigh(u.T @ u + v.T @ v)
+        turned[name] = (squares, u @ Z, v @ Z)
+    largest = max((float(squares[-1]) for squares, _, _ in turned.values() if len(squares)), default=0.0)
+    used: Factors = {}
+    unused = {}
+    for name, (squares, u, v) in turned.items():
+        alive = squares > RANK_TOLERANCE * largest
+        used[name] = (u[:, alive], v[:, alive])
+        unused[name] = int((~alive).sum())
+    return used, unused
+
+
+def _without(H: Float[Tensor, "d d"], Q: Float[Tensor, "d k"]) -> tuple[Float[Tensor, " c"], int]:
+    """Return the eigenvalues of H on the directions orthogonal to the orthonormal Q, and the number k."""
+    if not Q.shape[1]:
+        return torch.linalg.eigvalsh(H), 0
+    complete = torch.linalg.qr(Q, mode="complete").Q[:, Q.shape[1] :]
+    return torch.linalg.eigvalsh(complete.T @ H @ complete), Q.shape[1]
+
+
+def _orthonormal(Q: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
+    basis: Tensor = torch.linalg.qr(Q).Q
+    return basis

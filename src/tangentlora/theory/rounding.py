@@ -7,34 +7,29 @@ every line. Derived; docs/theory.md, "Rounding".
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, half_squares
-
-EPS = float(torch.finfo(torch.float64).eps)
+from tangentlora.problem.spectral import EPS, norm_bound
 
 
 def spectral_norm_bound(problem: Problem, name: str, a: Float[Tensor, "N K"]) -> float:
     """Return an upper bound on ‖M_t‖₂ at the dual point that the computed a stands for.
 
-    ‖M‖₂ ≤ σ̂₁(1 + 8(max(m,n) + 1)ε) + Σ_ρk ((R+K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
+    ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
 
-    σ̂₁ comes from a dense SVD, exact for a matrix within max(m,n)ε‖M‖ of the one given up to a modest factor,
-    here 8; a power iteration would be a lower bound. R+K+2: M is formed by inner products of K, then R terms.
-    K+6: a + e_y/N misses the simplex by (K+6)η/N at most, and the dual point meant is one inside. 1 stands
-    for the rounding of s = λ/‖M‖.
+    τ is the proved bound of `norm_bound` on the computed M; an iteration alone would be a lower bound. R+K+2:
+    M is formed by inner products of K, then R terms. K+6: a + e_y/N misses the simplex by (K+6)η/N at most,
+    and the dual point meant is one inside. 4 stands for the rounding of s = λ/‖M‖.
     """
     rows = problem.jacobian.layers[name]
     r, k, _ = rows.g.shape
-    M = rows.weighted(a).T @ rows.x
-    sigma = float(torch.linalg.svdvals(M)[0])
-    sizes = rows.g.norm(dim=2) * rows.x.norm(dim=1, keepdim=True)
-    forming = (r + k + 2) * EPS * float((a[rows.example].abs() * sizes).sum())
-    inside = (k + 6) * EPS * float(sizes.sum()) / len(a)
-    return sigma * (1 + 8 * (max(rows.shape) + 1) * EPS) + forming + inside
+    tau = norm_bound(rows.weighted(a).T @ rows.x)
+    forming = (r + k + 2) * EPS * float((a[rows.example].abs() * rows.sizes).sum())
+    inside = (k + 6) * EPS * float(rows.sizes.sum()) / len(a)
+    return tau * (1 + 4 * EPS) + forming + inside
 
 
 def rounding_margin(
@@ -61,7 +56,7 @@ def rounding_margin(
         rows = problem.jacobian.layers[name]
         (m, width), rank = rows.shape, u.shape[1]
         terms = m + width + rank + int(rows.counts.max()) + len(factors)
-        sizes = rows.per_example(rows.g.norm(dim=2) * rows.x.norm(dim=1, keepdim=True))
+        sizes = rows.per_example(rows.sizes)
         error = error + terms * EPS * sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
         penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
     values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())

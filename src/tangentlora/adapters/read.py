@@ -1,0 +1,154 @@
+"""A PEFT adapter, in a folder or on the hub → `Adapter`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tangentlora.adapters.adapter import Adapter, LoraLayer, as_layer, require_layers
+from tangentlora.adapters.config import Settings, rank_and_scaling, read_settings, require_plain
+from tangentlora.adapters.write import CONFIG, PREFIX, WEIGHTS
+from tangentlora.errors import InputError
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
+_OTHER_TENSORS = {
+    "lora_magnitude_vector": "the magnitudes of DoRA",
+    "lora_embedding_A": "LoRA on an embedding",
+    "lora_embedding_B": "LoRA on an embedding",
+    "lora_B.bias": "a bias in lora_B",
+    "trainable_tokens": "trained rows of an embedding",
+}
+
+
+def read_adapter(path: str | Path, *, revision: str | None = None) -> Adapter:
+    """Read a LoRA adapter that PEFT saved: a folder, or a hub id of which two small files are downloaded.
+
+    δ_t = s_t B_t A_t with s = alpha/r, or alpha/√r with rsLoRA, r and alpha by module. Whole weights in the
+    file (modules_to_save, trained biases, resized embeddings) become `saved`. `revision` is a branch, tag or
+    commit of a hub id; the adapter's own `revision` is that of its network. Only safetensors are opened.
+
+    Raises `InputError` when a file is missing, damaged or pickled, when the adapter is not plain LoRA (see
+    :func:`tangentlora.adapters.config.require_plain`), when a tensor is none that PEFT's LoRA saves, when
+    shapes contradict each other or the configuration, and when entries are not finite.
+    """
+    name = str(path)
+    folder = _located(name, revision)
+    settings = read_settings(folder / CONFIG, name)
+    require_plain(settings, name)
+    factors, saved = _sorted_out(_tensors(folder, name), name)
+    layers = {module: _layer(settings, module, pair, name) for module, pair in factors.items()}
+    require_layers(name, layers)
+    return described(name, settings, layers, saved)
+
+
+def described(
+    name: str, settings: Settings, layers: dict[str, LoraLayer], saved: dict[str, Tensor]
+) -> Adapter:
+    """Return the adapter with what its settings say about it."""
+    targets = settings.get("target_modules")
+    task = settings.get("task_type")
+    return Adapter(
+        name=name,
+        layers=layers,
+        saved=saved,
+        rslora=bool(settings.get("use_rslora")),
+        base_model=settings.get("base_model_name_or_path") or None,
+        revision=settings.get("revision") or None,
+        task_type=None if task is None else str(task).rpartition(".")[2],
+        target_modules=targets if isinstance(targets, str | None) else tuple(sorted(targets)),
+    )
+
+
+def _located(name: str, revision: str | None) -> Path:
+    """Return the folder with the adapter's files, downloaded or from the cache for a hub id."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(name):
+        raise InputError(
+            f"got the adapter {name!r}, which is no folder here, expected one with {CONFIG} or a hub id such "
+            "as owner/name; correct the path."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(
+            f"got {name!r}, which is neither a folder here nor an adapter that the hub gave ({reason}), "
+            "expected a PEFT adapter within reach; check the name and the connection, or download it and "
+            "give its folder."
+        ) from error
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(
+            f"got the adapter {name} without {WEIGHTS}, expected safetensors, since an adapter_model.bin is "
+            "a pickle and never opened here; load it with PEFT and save it again with "
+            "safe_serialization=True."
+        )
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"got the adapter {name} with a damaged {WEIGHTS} ({error}), expected a whole file; download or "
+            "save it again."
+        ) from error
+    return tensors
+
+
+def _sorted_out(
+    tensors: dict[str, Tensor], name: str
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Return lora_A and lora_B by module, and the whole weights by parameter."""
+    factors: dict[str, dict[str, Tensor]] = {}
+    saved: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        own = key.removeprefix(PREFIX)
+        match = _FACTOR.fullmatch(own)
+        if match and own != key:
+            factors.setdefault(match[1], {})[match[2]] = tensor
+            continue
+        kind = next((meaning for part, meaning in _OTHER_TENSORS.items() if part in own), None)
+        if kind or own == key or ".lora_" in own:
+            raise InputError(
+                f"got the adapter {name} with the tensor {key} ({kind or 'of a kind not known here'}), "
+                f"expected {PREFIX}<module>.lora_A.weight, lora_B.weight and whole weights; convert it with "
+                "peft.save_as_lora where that is supported, or train it again as plain LoRA on Linear layers."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"got the adapter {name} with entries of {own} that are not finite, expected finite ones; "
+                "take an earlier checkpoint of the run that diverged."
+            )
+        # A whole weight of an adapted layer is saved under the layer inside PEFT's.
+        saved[own.replace(".base_layer.", ".")] = tensor
+    return factors, saved
+
+
+def _layer(settings: Settings, module: str, pair: dict[str, Tensor], name: str) -> LoraLayer:
+    r, scaling = rank_and_scaling(settings, module, name)
+    if set(pair) != {"A", "B"}:
+        raise InputError(
+            f"got the adapter {name} with lora_{''.join(pair)} alone at {module}, expected both factors; "
+            "save it again with PEFT."
+        )
+    layer = as_layer(name, module, pair["A"], pair["B"], scaling)
+    if layer.rank != r:
+        raise InputError(
+            f"got the adapter {name} with a lora_A of {layer.rank} rows at {module} and the rank {r} in its "
+            f"{CONFIG}, expected the same, since the scaling depends on it; use the configuration that "
+            "belongs to these weights."
+        )
+    return layer

@@ -1,0 +1,80 @@
+"""The command line: parse, call, print. Nothing is decided here, and `--help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, final
+
+from tangentlora import options as add
+from tangentlora.cli import folders, runs, theorems
+from tangentlora.cli.result import Result
+from tangentlora.errors import InputError
+
+VERBS: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], Result]]] = {
+    "demo": (add.add_demo, runs.demo),
+    "fit": (add.add_fit, runs.fit),
+    "path": (add.add_path, theorems.path),
+    "advise": (add.add_advise, theorems.advise),
+    "verify": (add.add_verify, folders.verify),
+    "examine": (add.add_examine, theorems.examine),
+    "landscape": (add.add_landscape, theorems.landscape),
+    "reproduce": (add.add_reproduce, runs.reproduce),
+    "report": (add.add_report, folders.report),
+    "doctor": (add.add_doctor, folders.doctor),
+}
+"""What adds each verb's options, and what runs it; in the order of the help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input, told in one line on stderr."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    _, run = VERBS[options.verb]
+    try:
+        result = run(options)
+    except InputError as error:
+        print("tangentlora:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"tangentlora: got an error from the file system ({error}), expected files that can be read and "
+            "written: free some space, or choose another folder with --output-dir or --tangent-dir",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("tangentlora: interrupted; what was written stays as it is", file=sys.stderr)
+        return 130
+    print(_json(result.values) if options.json else result.text)
+    return 1 if result.negative else 0
+
+
+@final
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints take one line, as all others do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+
+def _json(value: Any) -> str:
+    """Return JSON with null for every number that is not finite."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None))
+
+
+def _parser() -> argparse.ArgumentParser:
+    from tangentlora import __version__
+
+    parser = _Parser(
+        prog="tangentlora",
+        description="LoRA in the NTK regime: train it, solve it, prove how far a run is from the optimum.",
+    )
+    parser.add_argument("--version", action="version", version=f"tangentlora {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add_options, _ in VERBS.values():
+        add_options(verbs)
+    return parser

@@ -1,0 +1,61 @@
+"""The verbs that put the theorems to the user's own problem: advise, path, examine, landscape."""
+
+from __future__ import annotations
+
+import argparse
+
+from tangentlora.cli.result import Result
+from tangentlora.options import settings_of
+
+
+def advise(options: argparse.Namespace) -> Result:
+    """Say which rank the data need; no with --strict where no run reached the optimum."""
+    settings = settings_of(options)
+    from tangentlora.studies.advise import RANKS, advise
+
+    advice = advise(settings, tuple(options.ranks or RANKS), progress=not options.quiet)
+    return Result(advice.describe(), advice.table(), options.strict and advice.rank is None)
+
+
+def path(options: argparse.Namespace) -> Result:
+    """Certify the optimum at many λ and choose one; no with --strict where a point is not certified."""
+    settings = settings_of(options)
+    from tangentlora.report.path_record import LambdaPath
+    from tangentlora.studies.path_folder import write_path
+
+    result = write_path(
+        settings,
+        options.output_dir,
+        points=options.points,
+        fraction=options.fraction,
+        folds=options.folds,
+        progress=not options.quiet,
+    )
+    found = LambdaPath.parse(result)
+    text = f"{found.table()}\n\nReport: {options.output_dir / 'report.html'}"
+    return Result(result, text, options.strict and not all(point.certified for point in found.points))
+
+
+def examine(options: argparse.Namespace) -> Result:
+    """Say what the theorems say of a run."""
+    from tangentlora.studies.examine import examine
+
+    examination = examine(
+        options.folder,
+        which=options.only,
+        answer=options.answer,
+        device=options.device,
+        progress=not options.quiet,
+    )
+    return Result(examination.describe(), examination.text())
+
+
+def landscape(options: argparse.Namespace) -> Result:
+    """Survey where runs come to rest; no with --strict where one speaks against Theorem 2."""
+    settings = settings_of(options)
+    from tangentlora.studies.landscape_study import landscape_of
+
+    found = landscape_of(
+        settings, options.ranks, size=options.size, repeats=options.repeats, progress=not options.quiet
+    )
+    return Result(found.describe(), found.table(), options.strict and bool(found.against))

@@ -1,0 +1,124 @@
+"""Options that several verbs share: of the network, the data, the readout, the problem and descent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_verb(verbs: Any, name: str, sentence: str) -> argparse.ArgumentParser:
+    """Add a verb with the options that every verb has; the sentence is its help."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=sentence, description=sentence[0].upper() + sentence[1:] + "."
+    )
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars on stderr")
+    return parser
+
+
+def add_output_option(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add where the run folder goes."""
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(folder), help=f"the run folder (default: {folder})"
+    )
+
+
+def add_lam_option(parser: argparse.ArgumentParser) -> None:
+    """Add λ."""
+    parser.add_argument("--lam", type=float, help="λ of the nuclear norm (default: 0.1)")
+
+
+def add_problem_options(parser: argparse.ArgumentParser) -> None:
+    """Add everything that states a problem but λ: network, data, readout, seeds, tolerance."""
+    add_network_options(parser)
+    add_data_options(parser).add_argument(
+        "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
+    )
+    add_readout_options(parser)
+    parser.add_argument("--seed", type=int, help="of everything random in solvers and heads (default: 0)")
+    add_rest_options(parser)
+
+
+def add_descent_options(group: Any) -> None:
+    """Add what belongs to LoRA's training, apart from solver and rank."""
+    group.add_argument(
+        "--initialisation",
+        choices=("paper", "spectral"),
+        help="of the factors: paper, A random and B = 0 (default), or spectral, at the escape from δ = 0",
+    )
+    group.add_argument("--epochs", type=int, help="most passes over the examples (default: 1000)")
+    group.add_argument(
+        "--learning-rate",
+        type=_learning_rate,
+        help="of the mean loss (default: auto, chosen from the curvature and halved as needed)",
+    )
+    group.add_argument("--momentum", type=float, help="of sgd (default: 0.9; the paper's is 0)")
+    group.add_argument("--minibatch-size", type=int, help="examples per step, in order (default: all)")
+    group.add_argument("--perturbation", type=float, help="‖Π‖₂ of the random perturbation (default: 0)")
+
+
+def _learning_rate(text: str) -> float | str:
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number or auto") from error
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Add where the network comes from and which of its matrices are adapted."""
+    model = parser.add_argument_group("network")
+    model.add_argument("--model", help="hub id, folder, or minilm: the packaged weights (default: minilm)")
+    model.add_argument("--revision", help="branch, tag or commit of a hub id")
+    model.add_argument("--dtype", help="of the network: float32 (default), float64 or bfloat16")
+    model.add_argument("--device", help="cpu (default), cuda, cuda:1, …")
+    model.add_argument(
+        "--target-modules", nargs="+", metavar="NAME", help="roles or names (default: query value)"
+    )
+    model.add_argument("--layers", help="last (default), all, or indices such as 0,5")
+    model.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> Any:
+    """Add the data and how many of them; return the group."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", help="support (bundled, default), a file, a folder (k-shot, images, sounds) or a hub id"
+    )
+    data.add_argument("--task", help="sst2, mr, cr, subj, qnli, qqp, … (default: told by the data)")
+    data.add_argument("--text-column", help="where the data has unusual names")
+    data.add_argument("--label-column", help="where the data has unusual names")
+    data.add_argument(
+        "--label-pattern", help="regular expression whose first group is the label in a file's name"
+    )
+    data.add_argument(
+        "--shots", type=int, help="training examples per label to draw, and as many for the dev set"
+    )
+    data.add_argument("--test-limit", type=int, help="most held-out examples (default: 1000)")
+    return data
+
+
+def add_readout_options(parser: argparse.ArgumentParser) -> None:
+    """Add how outputs are read off the network."""
+    readout = parser.add_argument_group("readout")
+    readout.add_argument("--readout", choices=("auto", "prompt", "prototypes", "head"), help="default: auto")
+    readout.add_argument(
+        "--template",
+        help="of the prompt: '{text} It was {mask}.', or '{text}? {mask}, {text2:lower_first}' for a pair",
+    )
+    readout.add_argument("--label-words", nargs="+", metavar="WORD", help="one per label, for the prompt")
+    readout.add_argument(
+        "--prototypes", nargs="+", metavar="SENTENCE", help="one per label, for a sentence encoder"
+    )
+    readout.add_argument(
+        "--head-init", choices=("probe", "checkpoint", "random"), help="of a head (default: probe)"
+    )
+    readout.add_argument("--max-length", type=int, help="tokens per text (default: 128)")
+
+
+def add_rest_options(parser: argparse.ArgumentParser) -> None:
+    """Add the tolerance of certificates and where tangents are kept."""
+    parser.add_argument(
+        "--tolerance", type=float, help="gap ≤ tolerance·max(1, P) is certified (default: 1e-6)"
+    )
+    parser.add_argument("--tangent-dir", type=Path, help="where tangents are kept between runs")
