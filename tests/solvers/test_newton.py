@@ -38,11 +38,12 @@ def hessian(problem: Problem, model: LocalModel) -> Tensor:
     return torch.autograd.functional.hessian(lambda vector: factored(problem, model, vector), x)
 
 
+@pytest.mark.parametrize("formed", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", KNOWN)
-def test_value_gradient_and_hessian_are_those_of_autograd(name: str, form: str) -> None:
+def test_value_gradient_and_hessian_are_those_of_autograd(name: str, form: str, formed: bool) -> None:
     problem = posed(name, form)
-    model = LocalModel(problem, random_factors(problem.jacobian, (2, 1, 3)))
+    model = LocalModel(problem, random_factors(problem.jacobian, (2, 1, 3)), formed=formed)
     x = model.pack(model.factors).requires_grad_()
     value = factored(problem, model, x)
     assert model.value == pytest.approx(float(value.detach()), rel=1e-12)

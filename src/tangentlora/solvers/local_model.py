@@ -26,21 +26,25 @@ _FACTOR_LIMIT = 3072  # the largest matrix that the preconditioner factors
 class LocalModel:
     """F at factors (u, v): the value at once; gradient, products and preconditioner when first asked for.
 
-    Directions are stacked into vectors, layer by layer; a layer of rank zero has no entries.
+    Directions are stacked into vectors, layer by layer; a layer of rank zero has no entries. With `formed`
+    products use M_t as a matrix, which pays from about ten products on; else the rows of the Jacobian.
     """
 
-    def __init__(self, problem: Problem, factors: Factors) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, factors: Factors, *, formed: bool = True) -> None:
+        self.problem, self.formed = problem, formed
         self.factors = {name: (u, v) for name, (u, v) in factors.items() if u.shape[1]}
         self._point = problem.jacobian.at(self.factors)
         self.z = problem.f0 + self._point.forward()
         self.value = problem.empirical_loss(self.z) + problem.lam * half_squares(self.factors)
 
     @cached_property
+    def _dual(self) -> Float[Tensor, "N K"]:
+        return self.problem.dual_point(self.z)
+
+    @cached_property
     def loss_gradient(self) -> Blocks:
         """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers whose rank is not zero."""
-        a = self.problem.dual_point(self.z)
-        return self.problem.jacobian.only(list(self.factors)).adjoint(a)
+        return self.problem.jacobian.only(list(self.factors)).adjoint(self._dual)
 
     @cached_property
     def gradient(self) -> Float[Tensor, " d"]:
@@ -84,8 +88,12 @@ class LocalModel:
 
     def hessian_product(self, d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return ∇²F(u,v) d."""
-        M = self.loss_gradient
-        cross = {name: (M[name] @ V, M[name].T @ U) for name, (U, V) in self.unpack(d).items()}
+        pairs = self.unpack(d)
+        if self.formed:
+            M = self.loss_gradient
+            cross = {name: (M[name] @ V, M[name].T @ U) for name, (U, V) in pairs.items()}
+        else:
+            cross = self.problem.jacobian.at(pairs).adjoint(self._dual)
         return self.design.T @ (self.design @ d) + self.pack(cross) + self.problem.lam * d
 
     @cached_property
@@ -128,6 +136,7 @@ class LocalModel:
         return LocalModel(
             self.problem,
             {name: (u + pairs[name][0], v + pairs[name][1]) for name, (u, v) in self.factors.items()},
+            formed=self.formed,
         )
 
     def pack(self, factors: Factors) -> Float[Tensor, " d"]:

@@ -112,15 +112,15 @@ def _step(
 def corrected(problem: Problem, start: Factors, tolerance: float) -> tuple[Factors | None, int]:
     """Return factors at which ‖∇F‖ ≤ tolerance·λ‖(u,v)‖, near the start, and the Hessian products spent.
 
-    Newton's method with exact steps and no safeguard, for starts so near that one or two suffice. Forming M
-    and the design matrix takes longer than a step's products, so a Hessian is kept while its steps reduce the
+    Newton's method with exact steps and no safeguard, for starts so near that one or two suffice. Forming
+    what a Hessian needs takes as long as a step's products, so one is kept while its steps reduce the
     gradient well. None where a few steps do not suffice or there are no columns.
     """
     objective = FactoredObjective(problem, {})
     factors, here, products = start, objective.evaluate(start), 0
     model = None
     for _ in range(_STEPS if half_squares(start) else 0):
-        model = LocalModel(problem, factors) if model is None else model
+        model = LocalModel(problem, factors, formed=False) if model is None else model
         wanted = tolerance * problem.lam * (2 * half_squares(factors)) ** 0.5
         step, spent = _newton_step(model, model.pack(here.gradient), _SHARE * wanted)
         factors = factors | {

@@ -56,16 +56,13 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     Raises InputError for anything in the data, the network or the targets that cannot be used, and for
     completions: their loss is linear in the outputs, so that the convex problem has no minimiser, or 0.
     """
-    splits = _load(settings, None)
+    splits = load_task(settings)
     if splits.task == COMPLETION:
         raise InputError(
             "got completions, whose loss is linear in the outputs, so that the convex problem has the "
             "minimiser 0 or none, expected classes: audit or compress an adapter on completions, or name a "
             "column of labels with --label-column"
         )
-    if splits.train.modality == "audio":
-        rate = load_sampling_rate(settings.model, revision=settings.revision)
-        splits = splits if splits.train.sampling_rate == rate else _load(settings, rate)
     readout = choose_readout(settings, splits.task, splits.train)
     network = load_network(
         settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
@@ -99,6 +96,18 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
         settings.lam,
     )
     return Prepared(settings, network, splits, targets, train, test, problem, chosen_by)
+
+
+def load_task(settings: Settings) -> Splits:
+    """Return the data that the settings name, recordings at the rate at which the network hears.
+
+    Raises InputError for anything in the data that cannot be used.
+    """
+    splits = _load(settings, None)
+    if splits.train.modality != "audio":
+        return splits
+    rate = load_sampling_rate(settings.model, revision=settings.revision)
+    return splits if splits.train.sampling_rate == rate else _load(settings, rate)
 
 
 def _load(settings: Settings, sampling_rate: int | None) -> Splits:

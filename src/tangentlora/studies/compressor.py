@@ -1,0 +1,185 @@
+"""One adapter while it is compressed: its tangent, its real outputs, and corrections towards them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.blocks import Factors
+from tangentlora.data import Examples
+from tangentlora.models.attach import attached
+from tangentlora.models.network import Network
+from tangentlora.models.targets import Target
+from tangentlora.problem.losses import CrossEntropy, Loss
+from tangentlora.problem.objective import Problem, nuclear_norm
+from tangentlora.progress import bar
+from tangentlora.studies.compression import Measured, Row
+from tangentlora.studies.prepare import scores
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.linearize import linearize
+from tangentlora.theory.output_reduction import Directions, parameters
+from tangentlora.theory.output_refit import restore
+
+_NETWORK_STEPS = 12  # Gauss–Newton steps on the real network, each one linearisation
+_TANGENT_STEPS = 30  # and on the tangent, where the Jacobian stays
+_EXACT = 1e-12  # of the largest output: where the tangent's outputs count as restored
+_ROUNDING = 8  # units in the last place of the largest output that the network's own arithmetic may leave
+
+
+@dataclass(frozen=True, eq=False)
+class Compressor:
+    """One adapter and its data: the tangent at W + δ, and the real network at any factors."""
+
+    network: Network
+    targets: tuple[Target, ...]
+    given: Factors
+    train: Examples
+    test: Examples | None
+    loss: Loss
+    tolerance: float | None
+    polish: bool
+    batch_size: int
+    progress: bool
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The problem linearised at W + δ, in δ' itself: its outputs at δ are those of the real network."""
+        jacobian, there = self._linearised(self.given, self.progress)
+        f0 = there - jacobian.at(_as(there, self.given)).forward()
+        y = torch.tensor(self.train.labels, device=f0.device)
+        return Problem(jacobian, f0, y, self.loss, 0.0)
+
+    @cached_property
+    def factors(self) -> Factors:
+        """The given factors, in float64 where the problem is."""
+        return _as(self.problem.f0, self.given)
+
+    @cached_property
+    def directions(self) -> Directions:
+        return Directions.of(self.factors)
+
+    def _linearised(self, factors: Factors, progress: bool) -> tuple[Jacobian, Float[Tensor, "N K"]]:
+        with attached(self.network.module, self.targets, factors):  # no store: it knows W alone
+            tangent = linearize(
+                self.network,
+                self.train.inputs,
+                self.targets,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+        where = self.network.device
+        return tangent.jacobian.to(torch.float64, where), tangent.f0.to(where, torch.float64)
+
+    @cached_property
+    def _contrasts(self) -> Float[Tensor, "J K"]:
+        f0 = self.problem.f0
+        C = self.loss.contrasts(f0.shape[1])
+        return torch.eye(f0.shape[1]).to(f0) if C is None else C.to(f0)
+
+    @cached_property
+    def _wanted(self) -> dict[str, Float[Tensor, "N K"]]:
+        return self._outputs(self.given)
+
+    @cached_property
+    def _effect(self) -> dict[str, float]:
+        """‖Δ‖_F of taking the given adapter off, per set."""
+        bare = self._outputs(self.problem.zero())
+        return {part: float(self._seen(z - self._wanted[part]).norm()) for part, z in bare.items()}
+
+    def _outputs(self, factors: Factors, test: bool = True) -> dict[str, Float[Tensor, "_N K"]]:
+        sets = {"train": self.train} | ({"test": self.test} if test and self.test is not None else {})
+        with attached(self.network.module, self.targets, factors):
+            return {
+                part: self.network.predict(examples.inputs, self.batch_size).double()
+                for part, examples in sets.items()
+            }
+
+    def at_size(self, order: Sequence[int], count: int) -> tuple[Factors, Factors]:
+        """Return the last `count` directions of this order as they are, and refitted if that is wanted."""
+        problem = self.problem.contrasted
+        kept = self.directions.keep(order[len(order) - count :])
+        if not self.polish:
+            return kept, kept
+        wanted = problem.outputs(self.factors)
+        refitted = restore(
+            kept,
+            lambda factors: wanted - problem.outputs(factors),
+            lambda factors: problem.jacobian,
+            enough=_EXACT * float(wanted.abs().max()),
+            steps=_TANGENT_STEPS,
+        )
+        # with few directions the tangent's answer lies far away, where the network may differ
+        start = min(kept, refitted, key=lambda factors: float(self._error(factors).norm()))
+        return kept, self.polished(start)
+
+    def _error(self, factors: Factors) -> Float[Tensor, "N J"]:
+        """Return what the contrasted outputs on the training data lack to be those of the given adapter."""
+        lacking = self._wanted["train"] - self._outputs(factors, test=False)["train"]
+        return lacking.to(self._contrasts) @ self._contrasts.T
+
+    def polished(self, factors: Factors) -> Factors:
+        """Return factors corrected on the real network, or as they are where that is not wanted."""
+        if not self.polish:
+            return factors
+        with bar(_NETWORK_STEPS, "polishing", "step", self.progress) as shown:
+
+            def jacobian(there: Factors) -> Jacobian:
+                shown.update()
+                return self._linearised(there, False)[0].combine_outputs(self._contrasts)
+
+            return restore(
+                factors,
+                self._error,
+                jacobian,
+                enough=max(self._rounding, self.tolerance or 0.0),
+                steps=_NETWORK_STEPS,
+            )
+
+    @cached_property
+    def _rounding(self) -> float:
+        """Errors this small are those of the network's own arithmetic."""
+        dtype = next(self.network.module.parameters()).dtype
+        return _ROUNDING * torch.finfo(dtype).eps * float(self._wanted["train"].abs().max())
+
+    def row(self, name: str, factors: Factors) -> Row:
+        """Return the measurements of the real network at W + uvᵀ."""
+        outputs = self._outputs(factors)
+        measured = {part: self._measured(part, z) for part, z in outputs.items()}
+        return Row(
+            name,
+            {layer: u.shape[1] for layer, (u, _) in factors.items()},
+            parameters(factors),
+            nuclear_norm(factors),
+            measured["train"],
+            measured.get("test"),
+        )
+
+    def largest_change(self, factors: Factors) -> float:
+        """Return max |Δ| on the training data."""
+        z = self._outputs(factors, test=False)["train"]
+        return float(self._seen(z - self._wanted["train"]).abs().max())
+
+    def _measured(self, part: str, z: Float[Tensor, "N K"]) -> Measured:
+        examples = self.test if part == "test" and self.test is not None else self.train
+        change, effect = self._seen(z - self._wanted[part]), self._effect[part]
+        relative = float(change.norm()) / effect if effect else None
+        loss = float(self.loss.value(z, torch.tensor(examples.labels)).mean())
+        accuracy = None
+        if isinstance(self.loss, CrossEntropy):
+            accuracy = scores(z, examples.labels, part)[f"{part}_accuracy"]
+        return Measured(accuracy, loss, float(change.abs().max()), relative)
+
+    def _seen(self, z: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+        """Return what the loss sees of outputs: for cross-entropy all but their mean over the K."""
+        C = self._contrasts.to(z)
+        return z @ C.T @ C
+
+
+def _as(like: Tensor, factors: Factors) -> Factors:
+    """Return the factors in the precision and on the device of a tensor."""
+    return {name: (u.to(like), v.to(like)) for name, (u, v) in factors.items()}

@@ -1,0 +1,167 @@
+"""An adapter with the network it belongs to and the data it is asked about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tangentlora.adapters import Adapter, adapter_of, bare, fitted, read_adapter, with_saved
+from tangentlora.blocks import Factors
+from tangentlora.data import COMPLETION, Splits
+from tangentlora.errors import InputError
+from tangentlora.models.classification import ClassificationHead
+from tangentlora.models.completion import Completion
+from tangentlora.models.load import load_network, network_from_module
+from tangentlora.models.network import Network
+from tangentlora.models.readouts import Readout
+from tangentlora.models.targets import Target
+from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
+from tangentlora.studies.prepare import choose_readout, load_task
+from tangentlora.studies.settings import Settings
+
+_OURS = (
+    ("model", "revision", "dtype", "readout", "template", "label_words", "prototypes", "head_init")
+    + ("max_length", "data", "task", "text_column", "label_column", "label_pattern", "shots", "data_seed")
+    + ("test_limit", "lam", "seed")
+)
+"""What an adapter of our own takes from the run.json beside it, unless it is said otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A base network W, an update δ_t = u_t v_tᵀ of it, and examples; the network is at W, not at W + δ.
+
+    `factors` are u = √s·B and v = √s·Aᵀ, so that w/2 (‖A‖² + ‖B‖²) = λ/2 (‖u‖² + ‖v‖²) with λ = w/s.
+    `recorded_lam` is the λ of the run of ours that the adapter came from, None for others.
+    """
+
+    network: Network
+    targets: tuple[Target, ...]
+    factors: Factors
+    adapter: Adapter
+    splits: Splits
+    recorded_lam: float | None = None
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that the data call for: cross-entropy of labels, or the likelihood of completions."""
+        return Likelihood() if self.splits.task == COMPLETION else CrossEntropy()
+
+
+@contextmanager
+def open_adapter(
+    path: str | Path, given: Mapping[str, Any], splits: Splits | None = None
+) -> Iterator[Opened]:
+    """Read an adapter folder or hub id, its base network and the data; `given` are fields of `Settings`.
+
+    `splits` are the data themselves, where they are at hand.
+
+    What is not given comes from the run.json beside an adapter that `fit` wrote; else the network is the base
+    model that the adapter names, read by the head where the adapter or its task type has one, and as
+    `choose_readout` does otherwise.
+    Raises InputError in the cases of `read_adapter`, `fitted`, `with_saved`, `load_network` and
+    `load_splits`, and where neither the adapter nor `given` names the base model.
+    """
+    adapter = read_adapter(path, revision=None)
+    recorded = _recorded(Path(path))
+    values = _told(adapter) | recorded | dict(given)
+    if not values.get("model"):
+        raise InputError(
+            f"got the adapter {adapter.name}, which does not name its base model, expected a network to put "
+            "it on: give --model"
+        )
+    settings = Settings(**values)
+    splits = load_task(settings) if splits is None else splits
+    readout = choose_readout(settings, splits.task, splits.train)
+    network = load_network(
+        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
+    )
+    fit = fitted(adapter, network.module)
+    with with_saved(network, fit.adapter) as base:
+        yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, recorded.get("lam"))
+
+
+@contextmanager
+def open_live(model: nn.Module, processor: Any, readout: Readout, splits: Splits) -> Iterator[Opened]:
+    """Open a live PEFT model with its active adapter, without a copy of its weights; it stays as it is.
+
+    `processor` is its tokenizer, image processor or feature extractor. Raises InputError as `adapter_of` and
+    the readout do.
+    """
+    adapter = adapter_of(model)
+    with bare(model) as module:
+        network = network_from_module(module, processor, readout, name=adapter.name)
+        fit = fitted(adapter, module)
+        with with_saved(network, fit.adapter) as base:
+            yield Opened(base, fit.targets, fit.factors, fit.adapter, splits)
+
+
+@contextmanager
+def open_any(
+    adapter: nn.Module | str | Path,
+    data: Splits | str,
+    given: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    readout: Readout | None = None,
+) -> Iterator[Opened]:
+    """Open what the Python interface takes: a live PEFT model, or an adapter folder or hub id.
+
+    A live model needs its `processor`; its `readout` is by default the likelihood of completions, and the
+    model's own classification head for all else. For a folder both come from the files, and `given` says how.
+    Raises InputError as `open_live` and `open_adapter` do, and where these do not go together.
+    """
+    if not isinstance(adapter, nn.Module):
+        if processor is not None or readout is not None:
+            raise InputError(
+                f"got a processor or a readout object for the adapter folder {adapter}, expected them only "
+                "with a live PeftModel: name the readout by its settings, such as readout='head'"
+            )
+        named = given if isinstance(data, Splits) else {**given, "data": data}
+        with open_adapter(adapter, named, data if isinstance(data, Splits) else None) as opened:
+            yield opened
+        return
+    if processor is None:
+        raise InputError(
+            "got a live PeftModel without its processor, expected its tokenizer, image processor or feature "
+            "extractor: give processor="
+        )
+    splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}))
+    limit = int(given.get("max_length", Settings.max_length))
+    if readout is None and splits.task == COMPLETION:
+        readout = Completion(limit)
+    elif readout is None:
+        train = splits.train
+        readout = ClassificationHead(len(splits.task.labels), modality=train.modality, max_length=limit)
+    with open_live(adapter, processor, readout, splits) as opened:
+        yield opened
+
+
+def _told(adapter: Adapter) -> dict[str, Any]:
+    """Return the settings that the adapter itself tells."""
+    told: dict[str, Any] = {"model": adapter.base_model, "revision": adapter.revision}
+    if adapter.task_type == "SEQ_CLS" or (adapter.saved and adapter.task_type is None):
+        told |= {"readout": "head", "head_init": "random" if adapter.saved else "checkpoint"}
+    return told
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return the settings of the run of ours that the adapter folder lies in; none for other adapters."""
+    run = path.parent / "run.json"
+    if not (path / "adapter_config.json").exists() or not run.is_file():
+        return {}
+    try:
+        configuration = json.loads(run.read_text(encoding="utf-8"))["configuration"]
+        known = {name: configuration[name] for name in _OURS if name in configuration}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"got {run}, which cannot be read ({type(error).__name__}: {error}), expected the file that fit "
+            "wrote: move the adapter out of that folder, or run fit again"
+        ) from error
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
