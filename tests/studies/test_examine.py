@@ -15,7 +15,7 @@ from small_runs import small_settings
 from small_studies import small_plan
 from tangentlora.errors import InputError
 from tangentlora.solvers.certified import Certified
-from tangentlora.studies.examination import WIDTH, Examination
+from tangentlora.studies.examination import WIDTH, Examination, StationarityPart
 from tangentlora.studies.examine import PARTS, chosen_lam, examine
 from tangentlora.studies.fit import compare, fit
 from tangentlora.studies.rates import padded, rates
@@ -23,6 +23,7 @@ from tangentlora.studies.reopen import reopen
 from tangentlora.studies.settings import Settings
 from tangentlora.theory.bounds import generalisation
 from tangentlora.theory.rates import local_rate
+from tangentlora.theory.stationarity import Kind
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,21 @@ def test_a_run_that_is_slower_than_predicted_is_called_so(
     poor = Certified(tolerance=1e-1, max_rounds=0).solve(optimum.problem)
     with pytest.raises(InputError, match=r"got an optimum with the relative gap .*expected at most 1e-09"):
         rates(poor, [2])
+
+
+def test_a_certified_run_that_still_moves_is_not_told_to_train_on(examination: Examination) -> None:
+    part = examination.parts["stationarity"]
+    assert isinstance(part, StationarityPart)
+    moving = replace(part.found, kind=Kind.NOT_STATIONARY, gradient=2e-4)
+    told = {
+        proved: " ".join(
+            replace(part, found=moving, certificate=replace(part.certificate, certified=proved)).lines()
+        )
+        for proved in (True, False)
+    }
+    assert "train for longer" in told[False]
+    assert "train for longer" not in told[True]
+    assert "not quite zero (relative size 2.0e-04, tolerance 1e-06)" in told[True]
 
 
 def test_a_perturbed_run_is_judged_by_its_own_objective(settings: Settings, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tangentlora.studies.regime import RegimeReport
 from tangentlora.theory.bounds import Generalisation
 from tangentlora.theory.certificate import Certificate
 from tangentlora.theory.regime import CLOSE, FAR, Step
-from tangentlora.theory.stationarity import Stationarity
+from tangentlora.theory.stationarity import Kind, Stationarity
 
 WIDTH = 100
 
@@ -41,7 +41,13 @@ class StationarityPart:
     title: str = "What kind of point it is"
 
     def lines(self) -> list[str]:
-        said = [self.found.sentence(), self.certificate.sentence()]
+        said = [self.certificate.sentence(), self.found.sentence()]
+        if self.certificate.certified and self.found.kind is Kind.NOT_STATIONARY:
+            said[1] = (
+                f"The gradient is not quite zero (relative size {self.found.gradient:.1e}, tolerance "
+                f"{self.found.tolerance:.0e}), so the second order was not asked; the certificate needs "
+                "neither."
+            )
         if self.perturbed_gap is not None:
             said.append(
                 f"Of the perturbed objective it is proved that F_Π exceeds its least value over all ranks by "
