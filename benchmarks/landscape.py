@@ -12,7 +12,6 @@ there and is named spurious.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from outcome import report
 
 from known_problems import largest_lam
 from random_problems import random_problem
@@ -150,11 +150,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - tally.began),
         "processor_seconds": round(time.process_time()),
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n")
+    report(result, options.output)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ one backward pass per example and output.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from outcome import machine, report, seconds, spread
 from torch import Tensor
 
 from tangentlora import MaskPrompt, Network, linearize, load_splits, network_from_module
@@ -115,16 +112,6 @@ def plain_forward(network: Network, inputs: list[str]) -> Tensor:
     return whole.predict(inputs, EXAMPLES)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def spread(ratios: list[float]) -> dict[str, float]:
-    return {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
-
-
 def main() -> None:
     """Run the benchmark, print the figures and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,7 +133,7 @@ def main() -> None:
     dense_bytes = 4 * tangent.f0.numel() * sum(m * n for m, n in tangent.jacobian.shapes.values())
     result = {
         "what": "linearise RoBERTa-base, 32 prompts of 40 tokens, query and value of the last layer",
-        "machine": {"processor": platform.machine(), "threads": options.threads, "torch": torch.__version__},
+        "machine": machine(options.threads),
         "repeats": options.repeats,
         "ratio_to_plain_forward": spread([ours / plain for ours, plain, _ in runs]),
         "ratio_to_our_forward": spread([ours / forward for ours, _, forward in runs]),
@@ -159,11 +146,7 @@ def main() -> None:
         "times_smaller": dense_bytes / tangent.jacobian.nbytes,
         "relative_errors_float32": errors(tangent, dense_by_autograd(network, inputs)),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n")
+    report(result, options.output)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ turn and ratios are taken run by run; ours counts linearising, training, the dua
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import statistics
 import time
@@ -21,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from linearize_roberta import build, plain_forward, seconds, spread
+from linearize_roberta import build, plain_forward
+from outcome import machine, report, seconds, spread
 from torch import Tensor
 
 from tangentlora import CrossEntropy, Descent, Network, Problem, Proximal, linearize, load_splits
@@ -150,7 +149,7 @@ def main() -> None:
         "what": f"RoBERTa-base, query and value of the last layer, {N} prompts trained on and "
         f"{len(inputs) - N} tested on: ranks {', '.join(map(str, RANKS))} and full fine-tuning, {EPOCHS} "
         f"epochs each; beside them rank {BONUS}",
-        "machine": {"processor": platform.machine(), "threads": options.threads, "torch": torch.__version__},
+        "machine": machine(options.threads),
         "repeats": options.repeats,
         "tokens": {
             "min": lengths[0],
@@ -173,11 +172,7 @@ def main() -> None:
             "tests_within_the_runs": median([t.tests for t in timings]),
         },
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n")
+    report(result, options.output)
 
 
 if __name__ == "__main__":
