@@ -12,6 +12,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.progress import bar
 from tangentlora.report.path_record import LambdaPath, PathPoint
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.path import solve_path, spaced
@@ -38,7 +39,9 @@ def lambda_path(
     validated: list[dict[str, float]] = [{} for _ in lams]
     which = "dev" if any(part.which == "dev" for part in sets) else "cv"
     if which == "cv":
-        validated = cross_validate(problem, lams, folds, seed=prepared.settings.seed, tolerance=tolerance)
+        validated = cross_validate(
+            problem, lams, folds, seed=prepared.settings.seed, tolerance=tolerance, progress=progress
+        )
     found = [
         _point(solution, certificate, sets, more)
         for (solution, certificate), more in zip(
@@ -89,7 +92,13 @@ def certified_path(
 
 
 def cross_validate(
-    problem: Problem, lams: Sequence[float], folds: int, *, seed: int = 0, tolerance: float = 1e-6
+    problem: Problem,
+    lams: Sequence[float],
+    folds: int,
+    *,
+    seed: int = 0,
+    tolerance: float = 1e-6,
+    progress: bool = False,
 ) -> list[dict[str, float]]:
     """Return `cv_accuracy` and `cv_loss` at each λ, every example predicted by the folds without it.
 
@@ -100,14 +109,16 @@ def cross_validate(
         raise InputError(f"got {folds} folds for {n} examples, expected 2 to {n}: change the number of folds")
     place = fold_of(problem.y, folds, seed)
     predicted: list[Float[Tensor, "N K"]] = [problem.f0.clone() for _ in lams]
-    for fold in range(folds):
-        kept, held = (torch.nonzero(mask).flatten() for mask in (place != fold, place == fold))
-        part = replace(
-            problem, jacobian=problem.jacobian.select(kept), f0=problem.f0[kept], y=problem.y[kept]
-        )
-        unseen = problem.jacobian.select(held)
-        for z, solution in zip(predicted, solve_path(part, lams, Certified(tolerance)), strict=True):
-            z[held] += unseen.at(solution.factors).forward()
+    with bar(folds, "cross-validating", "fold", progress) as shown:
+        for fold in range(folds):
+            kept, held = (torch.nonzero(mask).flatten() for mask in (place != fold, place == fold))
+            part = replace(
+                problem, jacobian=problem.jacobian.select(kept), f0=problem.f0[kept], y=problem.y[kept]
+            )
+            unseen = problem.jacobian.select(held)
+            for z, solution in zip(predicted, solve_path(part, lams, Certified(tolerance)), strict=True):
+                z[held] += unseen.at(solution.factors).forward()
+            shown.update()
     return [scores(z, problem.y.tolist(), "cv") for z in predicted]
 
 
