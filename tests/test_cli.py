@@ -60,6 +60,8 @@ def test_json_is_one_object_on_stdout_for_every_verb(shell: Shell, capsys: Captu
         "examine": "stationarity",
         "landscape": "runs",
         "reproduce": "studies",
+        "audit": "verdict",
+        "compress": "rows",
         "report": "report",
         "doctor": "checks",
     }
@@ -73,6 +75,12 @@ def test_json_is_one_object_on_stdout_for_every_verb(shell: Shell, capsys: Captu
         "examine": ["examine", str(shell.run), "--only", "stationarity", "--json"],
         "landscape": ["landscape", *problem, "--ranks", "1", "--repeats", "1"],
         "reproduce": ["reproduce", "--list", "--json"],
+        "audit": ["audit", str(shell.run / "adapter"), "--json"],
+        "compress": [
+            "compress",
+            str(shell.run / "adapter"),
+            *("--output-dir", str(tmp_path / "less"), "--json"),
+        ],
         "report": ["report", str(tmp_path / "run"), "--json"],
         "doctor": ["doctor", "--json"],
     }
@@ -223,7 +231,9 @@ def test_every_option_of_fit_arrives() -> None:
         "learning_rate": 0.25,
         "momentum": 0.5,
         "minibatch_size": 4,
-        "initialisation": "spectral",
+        "initialisation": "paper",
+        "init_from": "adapter",
+        "outer": 0,
         "freeze_a": True,
         "perturbation": 0.125,
         "seed": 13,
@@ -236,6 +246,10 @@ def test_every_option_of_fit_arrives() -> None:
         if value is not True:
             options += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
     assert settings_from(*options) == Settings(**given)  # type: ignore[arg-type]
+    # which do not go with those above
+    assert settings_from("--outer", "3", "--initialisation", "spectral") == Settings(
+        outer=3, initialisation="spectral"
+    )
 
 
 @pytest.mark.parametrize(

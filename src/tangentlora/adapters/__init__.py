@@ -5,6 +5,7 @@ from tangentlora.adapters.check import loaded, loaded_outputs
 from tangentlora.adapters.fit import Fitted, fitted, with_saved
 from tangentlora.adapters.live import adapter_of, bare
 from tangentlora.adapters.read import read_adapter
+from tangentlora.adapters.saved import saved_modules, zeroed
 from tangentlora.adapters.write import write_adapter
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "loaded",
     "loaded_outputs",
     "read_adapter",
+    "saved_modules",
     "with_saved",
     "write_adapter",
+    "zeroed",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tangentlora.adapters.saved import saved_modules
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.targets import Target
@@ -36,6 +37,7 @@ def write_adapter(
     module: nn.Module,
     base_model: str,
     revision: str | None = None,
+    saved: Mapping[str, Tensor] | None = None,
 ) -> Path | None:
     """Write δ_t = u_t v_tᵀ as a PEFT adapter of `module`; return its folder, or None when every rank is 0.
 
@@ -43,7 +45,8 @@ def write_adapter(
     scaling is 1 and the update is BA as given. The rank of a layer is its number of columns, may differ from
     layer to layer, and a layer of rank 0 is left out. The parts of one fused weight share an adapter whose
     rank is the sum of theirs: A stacked, B with the columns of each part in that part's rows. `base_model`
-    and `revision` say where PEFT finds the network.
+    and `revision` say where PEFT finds the network. `saved` holds whole weights that belong to the adapter
+    (`Adapter.saved`, by the network's own names), which PEFT then loads in place of the network's.
 
     PEFT knows no adapter without layers. When every rank is 0 the answer is the pretrained network itself: an
     adapter left in `folder` by an earlier run is removed, since it is another answer.
@@ -53,9 +56,12 @@ def write_adapter(
     in `folder` stay. Equal arguments give equal bytes.
 
     Raises `InputError` when factors, targets and network do not fit (see `require_fit`), an entry is not
-    finite in float32, or `folder` is a file.
+    finite in float32, or `folder` is a file, and in the cases of
+    :func:`tangentlora.adapters.saved.saved_modules`.
     """
     require_fit(module, targets, factors)
+    kept = saved or {}
+    modules = saved_modules(module, kept, tuple({target.module for target in targets}))
     pairs = _lora_pairs(factors, targets, module)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"got {folder}, which is a file, expected a folder; choose another path.")
@@ -65,7 +71,8 @@ def write_adapter(
         return None
     transposed = any(target.transposed for target in targets if target.module in pairs)
     config = _lora_config(pairs, module, transposed, base_model, revision)
-    tensors = {}
+    config.modules_to_save = modules or None
+    tensors = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     for name, (A, B) in pairs.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = A
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B

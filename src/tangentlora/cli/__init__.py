@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, final
 
 from tangentlora import options as add
-from tangentlora.cli import folders, runs, theorems
+from tangentlora.cli import adapters, compress, folders, runs, theorems
 from tangentlora.cli.result import Result
 from tangentlora.errors import InputError
 
@@ -23,6 +23,8 @@ VERBS: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], Res
     "examine": (add.add_examine, theorems.examine),
     "landscape": (add.add_landscape, theorems.landscape),
     "reproduce": (add.add_reproduce, runs.reproduce),
+    "audit": (add.add_audit, adapters.audit),
+    "compress": (add.add_compress, compress.compress),
     "report": (add.add_report, folders.report),
     "doctor": (add.add_doctor, folders.doctor),
 }

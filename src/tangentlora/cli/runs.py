@@ -25,8 +25,13 @@ def fit(options: argparse.Namespace) -> Result:
     from tangentlora.studies.fit import fit
 
     run = fit(settings, options.output_dir, progress=not options.quiet)
+    from tangentlora.studies.outer_folder import outer_table
+
     certified = all(answer["certified"] for answer in run["runs"])
-    return Result(run, _summary(options.output_dir), options.strict and not certified)
+    text = _summary(options.output_dir)
+    if "outer" in run:
+        text = f"{outer_table(run['outer'])}\n\n{text}"
+    return Result(run, text, options.strict and not certified)
 
 
 def reproduce(options: argparse.Namespace) -> Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tangentlora.options.adapters import add_audit
+from tangentlora.options.compress import add_compress
 from tangentlora.options.folders import add_doctor, add_report, add_verify
 from tangentlora.options.given import given_for, settings_of
 from tangentlora.options.runs import add_demo, add_fit, add_reproduce
@@ -9,6 +11,8 @@ from tangentlora.options.theorems import add_advise, add_examine, add_landscape,
 
 __all__ = [
     "add_advise",
+    "add_audit",
+    "add_compress",
     "add_demo",
     "add_doctor",
     "add_examine",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tangentlora.errors import InputError
@@ -17,6 +19,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
     given = {key: value for key, value in vars(options).items() if value is not None}
     values = given_for(Settings, options)
+    if "init_from" in values:
+        values = _told_by(Path(values["init_from"])) | values
     decay, alpha = given.get("weight_decay"), given.get("lora_alpha")
     if decay is not None:
         if "lam" in given:
@@ -37,6 +41,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
             "weight decay into λ: leave it out or add the other"
         )
     return Settings(**values)
+
+
+def _told_by(adapter: Path) -> dict[str, Any]:
+    """Return base model, revision and largest rank that an adapter folder names; nothing for a hub id."""
+    try:
+        told = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        ranks = [told["r"], *(told.get("rank_pattern") or {}).values()]
+        found = {"model": told.get("base_model_name_or_path"), "revision": told.get("revision")}
+        return {name: value for name, value in found.items() if value} | {"rank": max(ranks)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # what is wrong with it is said where it is read
 
 
 def given_for(kind: type, options: argparse.Namespace) -> dict[str, Any]:

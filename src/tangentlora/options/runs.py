@@ -48,6 +48,17 @@ def add_fit(verbs: Any) -> None:
     )
     add_descent_options(group)
     group.add_argument("--freeze-a", action="store_true", default=None, help="train B alone")
+    group.add_argument(
+        "--init-from",
+        metavar="ADAPTER",
+        help="continue from a PEFT adapter: its layers, its factors, by default its base model and rank",
+    )
+    group.add_argument(
+        "--outer",
+        type=int,
+        metavar="N",
+        help="at most N Gauss–Newton steps on the real network, linearised anew at every answer (default: 0)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 unless the answer is certified")
 
 

@@ -32,6 +32,11 @@ def verdict(run: Run) -> list[str]:
     if best is None:
         return ["No run ended with a finite objective, so nothing is proved.", *_diverged(run)]
     sentences = [_optimum(run, best)]
+    if run.configuration.get("outer"):
+        sentences.append(
+            "That is about the network linearised at this answer: to first order it says how much better "
+            "any answer near it can be, and nothing of the real network far from it."
+        )
     if len(run.answers) == 1 and not best.certified and best.message:
         sentences.append(best.message)
     if len(run.lora) > 1:

@@ -51,8 +51,8 @@ class Certified(Solver):
     ) -> Solution:
         """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist.
 
-        `start`, such as the answer at a λ nearby, is where Newton's method begins instead of an escape from
-        δ = 0. It changes the cost and not what is proved.
+        At `start` Newton's method begins instead of an escape from δ = 0. It changes the cost and not what is
+        proved.
         """
         self.check(problem)
         with fitting_threads(problem.contrasted.jacobian):

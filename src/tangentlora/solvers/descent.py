@@ -23,6 +23,7 @@ from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.solvers.starts import escaping_start, given_start, paper_start
 from tangentlora.solvers.threads import fitting_threads
 from tangentlora.tangent.span import Span, whole, widen
 
@@ -93,17 +94,30 @@ class Descent(Solver):
                 "use --solver sgd"
             )
 
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the trained factors; raises InputError as `check` does."""
+    def solve(
+        self,
+        problem: Problem,
+        monitor: Monitor | None = None,
+        *,
+        progress: bool = False,
+        start: Factors | None = None,
+    ) -> Solution:
+        """Return the trained factors; raises InputError as `check` does.
+
+        The columns of a `start` come first, as they are, and the paper's start fills up the rank. Raises
+        InputError where it has more columns than that.
+        """
         self.check(problem)
         with fitting_threads(problem.contrasted.jacobian):
-            return self._train(problem, monitor, progress)
+            return self._train(problem, monitor, progress, start)
 
-    def _train(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
+    def _train(
+        self, problem: Problem, monitor: Monitor | None, progress: bool, given: Factors | None
+    ) -> Solution:
         trained = problem.with_lam(0.0) if self.published else problem
         unseen = problem.lam - trained.lam  # the part of λ that is logged and does not act
-        start = self._start(trained)
-        inner, span = self._coordinates(trained, start)
+        start = self._start(trained, given)
+        inner, span = self._coordinates(trained, start, from_zero=given is None)
         stacked = stack(span.lower(start))
         factors, kept = stacked.factors, _copy(stacked.factors)
         noise = perturbation(inner.jacobian.shapes, self.perturbation, self.seed, inner.f0)
@@ -149,33 +163,21 @@ class Descent(Solver):
                 step.observe(value)
         return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace))
 
-    def _start(self, problem: Problem) -> Factors:
-        generator = torch.Generator().manual_seed(self.seed)
-        factors = {}
-        for name, (m, n) in problem.jacobian.shapes.items():
-            v = torch.randn(n, self.rank, generator=generator, dtype=torch.float64)
-            v = v / (math.sqrt(self.rank) * n)
-            factors[name] = (problem.f0.new_zeros(m, self.rank), v.to(problem.f0.device))
-        if self.initialisation == "paper":
-            return factors
-        inner, span = problem.reduced
-        pairs = span.lift(spectral_start(inner, inner.zero(), self.rank))
-        return {
-            name: (
-                torch.cat([pairs[name][0], u], 1)[:, : self.rank],
-                torch.cat([pairs[name][1], v], 1)[:, : self.rank],
-            )
-            for name, (u, v) in factors.items()
-        }
+    def _start(self, problem: Problem, given: Factors | None) -> Factors:
+        if given is not None:
+            return given_start(problem, given, self.rank, self.seed)
+        start = paper_start if self.initialisation == "paper" else escaping_start
+        return start(problem, self.rank, self.seed)
 
-    def _coordinates(self, problem: Problem, start: Factors) -> tuple[Problem, Span]:
+    def _coordinates(self, problem: Problem, start: Factors, *, from_zero: bool) -> tuple[Problem, Span]:
         """Return the problem to train in, and the span that lifts its factors back.
 
         Gradient descent takes the same steps in every orthonormal basis, and L-BFGS does but for the length
         that its first line search tries, so they train in that of the Jacobian and the start. Adam's steps
-        depend on the basis, and Π fills the whole space: those runs stay in the original coordinates.
+        depend on the basis, Π fills the whole space, and so may the u of a start that was given: those runs
+        stay in the original coordinates.
         """
-        if self.method == "adamw" or self.perturbation:
+        if self.method == "adamw" or self.perturbation or not from_zero:
             return problem.contrasted, whole(problem.jacobian)
         reduced, span = problem.reduced
         jacobian, span = widen(reduced.jacobian, span, {name: v for name, (_, v) in start.items()})

@@ -18,6 +18,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.spectral import balance
 from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
@@ -52,20 +53,34 @@ class Proximal(Solver):
         if self.epochs < 1:
             raise InputError(f"got {self.epochs} epochs, expected at least one: change --epochs")
 
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return the updates as balanced thin factors (U√σ, V√σ); raises InputError as `check` does."""
+    def solve(
+        self,
+        problem: Problem,
+        monitor: Monitor | None = None,
+        *,
+        progress: bool = False,
+        start: Factors | None = None,
+    ) -> Solution:
+        """Return the updates as balanced thin factors (U√σ, V√σ); raises InputError as `check` does.
+
+        A `start` is projected onto the span of the Jacobian, where it has the same outputs and no larger
+        norm.
+        """
         self.check(problem)
         with fitting_threads(problem.contrasted.jacobian):
-            return self._train(problem, monitor, progress)
+            return self._train(problem, monitor, progress, start or {})
 
-    def _train(self, problem: Problem, monitor: Monitor | None, progress: bool) -> Solution:
+    def _train(self, problem: Problem, monitor: Monitor | None, progress: bool, start: Factors) -> Solution:
         inner, span = problem.reduced
         generator = torch.Generator().manual_seed(self.seed)
-        zero, outputs = inner.zero(), torch.zeros_like(inner.f0)
-        guess = {name: v for name, (_, v) in zero.items()}
+        begin, guess = inner.zero(), {name: v for name, (_, v) in inner.zero().items()}
+        for name, (u, v) in span.lower(start).items():
+            begin[name] = balance(u, v)
+            guess[name] = begin[name][1] / begin[name][1].norm(dim=0)
+        outputs = inner.jacobian.at(begin).forward()
         largest = float(inner.kernel_eigenvalues[-1])
         bound = inner.loss.smoothness * largest / len(inner.f0)
-        state = _State(zero, zero, outputs, outputs, guess, 1.0, bound / 16)
+        state = _State(begin, begin, outputs, outputs, guess, 1.0, bound / 16)
         history: list[Record] = []
         trace: list[tuple[int, float]] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0

@@ -90,5 +90,16 @@ class Solver(abc.ABC):
         return
 
     @abc.abstractmethod
-    def solve(self, problem: Problem, monitor: Monitor | None = None, *, progress: bool = False) -> Solution:
-        """Return an answer; the same settings and problem give the same bytes on one machine."""
+    def solve(
+        self,
+        problem: Problem,
+        monitor: Monitor | None = None,
+        *,
+        progress: bool = False,
+        start: Factors | None = None,
+    ) -> Solution:
+        """Return an answer; the same settings, problem and start give the same bytes on one machine.
+
+        `start`, such as a trained adapter or the answer to a problem nearby, is where the solver begins
+        instead of its own start; a layer that it lacks begins at δ = 0.
+        """

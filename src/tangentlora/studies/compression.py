@@ -117,7 +117,8 @@ class Compression:
         rule = "-" * max(map(len, lines))
         note = (
             "ranks: Σ r over the layers; size: the numbers that the adapter holds. max |Δ| and rms Δ: the "
-            "largest change of an output against the given adapter, and the root mean square over that of taking it off."
+            "largest change of an output against the given adapter, and the root mean square over that of "
+            "taking it off."
         )
         text = [textwrap.fill(sentence, _WIDTH) for sentence in (note, self.message)]
         return "\n".join([above, lines[0], rule, *lines[1:], "", *text])
@@ -140,7 +141,7 @@ def _cells(measured: Measured) -> list[str]:
         f"{measured.loss:.4f}" if measured.loss >= 1e-3 else relative(measured.loss),
         accuracy(measured.accuracy),
         relative(measured.largest_change),
-        "–" if share is None else f"{100 * share:.2g}%",
+        "–" if share is None else "<0.01%" if 0 < share < 1e-4 else f"{100 * share:.3g}%",
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tangentlora.errors import InputError
 from tangentlora.report import RunFolder, write_card, write_report
+from tangentlora.studies.outer_folder import run_outer
 from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.run import run_trials
 from tangentlora.studies.settings import Settings
@@ -20,11 +21,17 @@ DEMO_RANKS = (1, 2, 4, 8, 16)
 def fit(settings: Settings, output_dir: Path, *, progress: bool = False) -> dict[str, Any]:
     """Solve one problem with one solver and write the run folder; return what run.json says.
 
+    With `settings.outer` it is linearised and solved again at every answer: see `gauss_newton`.
     Raises InputError for bad input of any kind, before anything in `output_dir` is replaced.
     """
     chosen = trial(settings)
     require_folder(output_dir)
-    return _run(prepare(settings, progress=progress), [chosen], output_dir, "fit", progress)
+    prepared = prepare(settings, progress=progress)
+    if settings.outer:
+        run = run_outer(prepared, output_dir, progress=progress)
+        _write_pages(output_dir)
+        return run
+    return _run(prepared, [chosen], output_dir, "fit", progress)
 
 
 def compare(
@@ -47,9 +54,13 @@ def _run(
     prepared: Prepared, trials: Sequence[Trial], output_dir: Path, command: str, progress: bool
 ) -> dict[str, Any]:
     run = run_trials(prepared, trials, output_dir, command, progress=progress)
+    _write_pages(output_dir)
+    return run
+
+
+def _write_pages(output_dir: Path) -> None:
     write_report(RunFolder(output_dir))
     write_card(RunFolder(output_dir))
-    return run
 
 
 def require_folder(output_dir: Path) -> None:

@@ -17,18 +17,19 @@ from tangentlora.data import COMPLETION, Splits
 from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
-from tangentlora.models.load import load_network, network_from_module
+from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
-from tangentlora.studies.prepare import choose_readout, load_task
+from tangentlora.studies.prepare import load_task, load_with_head
+from tangentlora.studies.reopen import READOUTS
 from tangentlora.studies.settings import Settings
 
 _OURS = (
-    ("model", "revision", "dtype", "readout", "template", "label_words", "prototypes", "head_init")
-    + ("max_length", "data", "task", "text_column", "label_column", "label_pattern", "shots", "data_seed")
-    + ("test_limit", "lam", "seed")
+    *("model", "revision", "dtype", "readout", "template", "label_words", "prototypes", "head_init"),
+    *("max_length", "data", "task", "text_column", "label_column", "label_pattern", "shots", "data_seed"),
+    *("test_limit", "lam", "seed"),
 )
 """What an adapter of our own takes from the run.json beside it, unless it is said otherwise."""
 
@@ -70,21 +71,24 @@ def open_adapter(
     """
     adapter = read_adapter(path, revision=None)
     recorded = _recorded(Path(path))
+    lam = recorded.pop("lam", None)  # no setting: it may be 0, which the default solver refuses
     values = _told(adapter) | recorded | dict(given)
     if not values.get("model"):
         raise InputError(
             f"got the adapter {adapter.name}, which does not name its base model, expected a network to put "
             "it on: give --model"
         )
+    if splits is None and not values.get("data"):
+        raise InputError(
+            f"got the adapter {adapter.name} without data, expected examples like those it was trained on: "
+            "give --data"
+        )
     settings = Settings(**values)
     splits = load_task(settings) if splits is None else splits
-    readout = choose_readout(settings, splits.task, splits.train)
-    network = load_network(
-        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
-    )
+    network = load_with_head(settings, splits)
     fit = fitted(adapter, network.module)
     with with_saved(network, fit.adapter) as base:
-        yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, recorded.get("lam"))
+        yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, lam)
 
 
 @contextmanager
@@ -109,28 +113,30 @@ def open_any(
     given: Mapping[str, Any],
     *,
     processor: Any = None,
-    readout: Readout | None = None,
+    readout: Readout | str | None = None,
 ) -> Iterator[Opened]:
     """Open what the Python interface takes: a live PEFT model, or an adapter folder or hub id.
 
     A live model needs its `processor`; its `readout` is by default the likelihood of completions, and the
-    model's own classification head for all else. For a folder both come from the files, and `given` says how.
+    model's own classification head for all else. For a folder they come from the files, and `readout` may be
+    the name of one, as in `Settings`.
     Raises InputError as `open_live` and `open_adapter` do, and where these do not go together.
     """
     if not isinstance(adapter, nn.Module):
-        if processor is not None or readout is not None:
+        if processor is not None or isinstance(readout, Readout):
             raise InputError(
                 f"got a processor or a readout object for the adapter folder {adapter}, expected them only "
                 "with a live PeftModel: name the readout by its settings, such as readout='head'"
             )
-        named = given if isinstance(data, Splits) else {**given, "data": data}
+        named = {**given} | ({} if readout is None else {"readout": readout})
+        named |= {} if isinstance(data, Splits) else {"data": data}
         with open_adapter(adapter, named, data if isinstance(data, Splits) else None) as opened:
             yield opened
         return
-    if processor is None:
+    if processor is None or isinstance(readout, str):
         raise InputError(
-            "got a live PeftModel without its processor, expected its tokenizer, image processor or feature "
-            "extractor: give processor="
+            "got a live PeftModel without its processor or with a readout by name, expected its tokenizer, "
+            "image processor or feature extractor, and a readout object: give processor= and readout="
         )
     splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}))
     limit = int(given.get("max_length", Settings.max_length))
@@ -147,8 +153,9 @@ def _told(adapter: Adapter) -> dict[str, Any]:
     """Return the settings that the adapter itself tells."""
     told: dict[str, Any] = {"model": adapter.base_model, "revision": adapter.revision}
     if adapter.task_type == "SEQ_CLS" or (adapter.saved and adapter.task_type is None):
-        told |= {"readout": "head", "head_init": "random" if adapter.saved else "checkpoint"}
-    return told
+        told["readout"] = "head"
+    # a head, where one is read, came with the adapter or with the network
+    return told | {"head_init": "random" if adapter.saved else "checkpoint"}
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -159,6 +166,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     try:
         configuration = json.loads(run.read_text(encoding="utf-8"))["configuration"]
         known = {name: configuration[name] for name in _OURS if name in configuration}
+        known["readout"] = READOUTS[known["readout"]["readout"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"got {run}, which cannot be read ({type(error).__name__}: {error}), expected the file that fit "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangentlora.blocks import Factors
 from tangentlora.data import COMPLETION, Examples, Splits, Task, load_splits
 from tangentlora.errors import InputError
 from tangentlora.models.causal import CausalPrompt
@@ -24,6 +25,7 @@ from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
+from tangentlora.studies.continued import Continued, continue_from
 from tangentlora.studies.settings import Settings
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.tangent import Tangent
@@ -31,7 +33,11 @@ from tangentlora.tangent.tangent import Tangent
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every trial on one problem shares; the network is linearised once."""
+    """What every trial on one problem shares; the network is linearised once.
+
+    `start` is where solvers begin, and `saved` whole weights that belong to the adapter, both from an adapter
+    to continue from.
+    """
 
     settings: Settings
     network: Network
@@ -41,6 +47,8 @@ class Prepared:
     test: Tangent | None
     problem: Problem
     dev: Tangent | None = None
+    start: Factors | None = None
+    saved: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def sets(self) -> dict[str, tuple[Tangent, Examples]]:
@@ -63,15 +71,12 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
             "minimiser 0 or none, expected classes: audit or compress an adapter on completions, or name a "
             "column of labels with --label-column"
         )
-    readout = choose_readout(settings, splits.task, splits.train)
-    network = load_network(
-        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
-    )
-    if isinstance(readout, ClassificationHead) and readout.init == "probe":
-        network = fit_linear_probe(
-            network, splits.train.inputs, splits.train.labels, batch_size=settings.batch_size
-        )
-    targets = tuple(network.targets(settings.target_modules, settings.layers))
+    network = load_with_head(settings, splits)
+    if settings.init_from is None:
+        begun = Continued(network, tuple(network.targets(settings.target_modules, settings.layers)))
+    else:
+        begun = continue_from(settings.init_from, network)
+    network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
     def tangent(inputs: Sequence[object]) -> Tangent:
@@ -95,7 +100,25 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
         CrossEntropy(),
         settings.lam,
     )
-    return Prepared(settings, network, splits, targets, train, test, problem, chosen_by)
+    start = None
+    if begun.start is not None:
+        start = {name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in begun.start.items()}
+    return Prepared(settings, network, splits, targets, train, test, problem, chosen_by, start, begun.saved)
+
+
+def load_with_head(settings: Settings, splits: Splits) -> Network:
+    """Return the network that the settings name with the readout for these data, its probe fitted to them.
+
+    Raises InputError as `choose_readout`, `load_network` and `fit_linear_probe` do.
+    """
+    readout = choose_readout(settings, splits.task, splits.train)
+    network = load_network(
+        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
+    )
+    if isinstance(readout, ClassificationHead) and readout.init == "probe":
+        inputs, labels = splits.train.inputs, splits.train.labels
+        network = fit_linear_probe(network, inputs, labels, batch_size=settings.batch_size)
+    return network
 
 
 def load_task(settings: Settings) -> Splits:

@@ -18,7 +18,7 @@ from tangentlora.studies.settings import ReadoutName, Settings
 from tangentlora.tangent.tangent import key_of
 from tangentlora.theory.evidence import read_answer
 
-_READOUTS: dict[str, ReadoutName] = {
+READOUTS: dict[str, ReadoutName] = {
     "mask-prompt": "prompt",
     "causal-prompt": "prompt",
     "prototypes": "prototypes",
@@ -53,6 +53,11 @@ def reopen(
     run = RunFolder(folder).read_run()
     chosen = run.main if answer is None else _named(run, answer)
     settings = settings_of_run(folder, run)
+    if settings.outer:
+        raise InputError(
+            f"got {folder}, a run of fit --outer, whose problem is the network linearised at its own answer, "
+            "expected one linearised at the pretrained weights: use tangentlora audit on its adapter"
+        )
     read = read_answer(folder / chosen.folder / "solution.safetensors")
     prepared = prepare(
         settings if device is None else replace(settings, device=device), dev=dev, progress=progress
@@ -84,7 +89,7 @@ def settings_of_run(folder: Path, run: Run) -> Settings:
     }
     try:
         readout = given["readout"]
-        given["readout"] = _READOUTS[readout["readout"]]
+        given["readout"] = READOUTS[readout["readout"]]
         given["tangent_dir"] = Path(given["tangent_dir"])
         return Settings(**given)
     except (KeyError, TypeError, ValueError) as error:

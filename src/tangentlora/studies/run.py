@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tangentlora.adapters import loaded_outputs, write_adapter
+from tangentlora.adapters import loaded_outputs, write_adapter, zeroed
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.update import updated
@@ -71,10 +71,10 @@ def run_trials(
     entries: list[dict[str, Any]] = []
     for trial in trials:
         outcome = _run(prepared, held_out, trial, progress)
-        entries.append(_write_answer(prepared, outcome, folder))
-        metrics += _metrics(outcome)
+        entries.append(write_answer(prepared, outcome, folder))
+        metrics += metric_lines(outcome)
         folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in metrics))
-        folder.write_json("run.json", _describe(prepared, before, entries, command))
+        folder.write_json("run.json", describe(prepared, before, entries, command))
     run: dict[str, Any] = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     return run
 
@@ -82,7 +82,10 @@ def run_trials(
 def _run(prepared: Prepared, held_out: Sequence[LinearisedSet], trial: Trial, progress: bool) -> Outcome:
     start = time.perf_counter()
     solution = trial.solver.solve(
-        prepared.problem, lambda _, factors: _linearised(prepared, held_out, factors), progress=progress
+        prepared.problem,
+        lambda _, factors: _linearised(prepared, held_out, factors),
+        progress=progress,
+        start=prepared.start,
     )
     seconds = time.perf_counter() - start
     certificate = certify(prepared.problem, solution, prepared.settings.tolerance)
@@ -97,7 +100,7 @@ def _linearised(prepared: Prepared, held_out: Sequence[LinearisedSet], factors: 
     return train | linearised_scores(held_out, factors)
 
 
-def _write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
+def write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
     from safetensors.torch import save
 
     trial, solution, certificate = outcome.trial, outcome.solution, outcome.certificate
@@ -154,6 +157,7 @@ def _write_adapter(prepared: Prepared, factors: Factors, folder: Path) -> Path |
         module=prepared.network.module,
         base_model=prepared.settings.model,
         revision=prepared.settings.revision,
+        saved=prepared.saved,
     )
 
 
@@ -164,7 +168,8 @@ def _adapter_error(prepared: Prepared, factors: Factors) -> float | None:
         adapter = _write_adapter(prepared, factors, Path(folder) / "adapter")
         if adapter is None:
             return None
-        loaded = loaded_outputs(prepared.network, adapter, inputs)
+        with zeroed(prepared.network.module, prepared.saved):  # the adapter is to bring them along
+            loaded = loaded_outputs(prepared.network, adapter, inputs)
     with updated(prepared.network, prepared.targets, factors):
         expected = prepared.network.predict(inputs)
     error = float((loaded - expected).abs().max())
@@ -177,13 +182,13 @@ def _adapter_error(prepared: Prepared, factors: Factors) -> float | None:
     return error
 
 
-def _metrics(outcome: Outcome) -> list[str]:
+def metric_lines(outcome: Outcome) -> list[str]:
     """Return the lines of metrics.jsonl, with null for every number that is not finite."""
     rows = [{"run": outcome.trial.name, **asdict(record)} for record in outcome.solution.history]
     return [json.dumps(json.loads(json.dumps(row), parse_constant=lambda _: None)) for row in rows]
 
 
-def _describe(
+def describe(
     prepared: Prepared, before: dict[str, float], entries: list[dict[str, Any]], command: str
 ) -> dict[str, Any]:
     settings, train, problem = prepared.settings, prepared.train, prepared.problem

@@ -24,10 +24,13 @@ def default_tangent_dir() -> Path:
 class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
-    `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature.
+    `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
+    to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on the real
+    network; 0 solves the network linearised at W once.
 
-    Raises InputError for sizes below 1, a tolerance that is not positive, an unknown initialisation, a λ
-    that is not at least 0, and λ = 0 for the certified solver.
+    Raises InputError for sizes below 1, a tolerance that is not positive, an unknown initialisation or one
+    beside `init_from`, a λ that is not at least 0, λ = 0 for the certified solver, and `outer` below 0 or
+    with a solver that trains factors.
     """
 
     model: str = "minilm"
@@ -60,6 +63,8 @@ class Settings:
     momentum: float = 0.9
     minibatch_size: int | None = None
     initialisation: Initialisation = "paper"
+    init_from: str | None = None
+    outer: int = 0
     freeze_a: bool = False
     perturbation: float = 0.0
     seed: int = 0
@@ -79,6 +84,17 @@ class Settings:
             raise InputError(
                 f"got the initialisation {self.initialisation!r}, expected one of "
                 f"{', '.join(get_args(Initialisation))}: change --initialisation"
+            )
+        if self.init_from is not None and self.initialisation != "paper":
+            raise InputError(
+                f"got the initialisation {self.initialisation!r} and an adapter to continue from, expected "
+                "one of them: leave out --initialisation or --init-from"
+            )
+        if self.outer < 0 or (self.outer and self.solver not in ("certified", "proximal")):
+            raise InputError(
+                f"got {self.outer} outer steps with the solver {self.solver}, expected at least 1 with "
+                "certified or proximal, which solve the problem of each step to its optimum: change --outer "
+                "or --solver"
             )
         if not 0 <= self.lam < math.inf:
             raise InputError(

@@ -1,0 +1,36 @@
+"""The verb that makes a trained adapter smaller: compress."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+
+from tangentlora.cli.result import Result
+from tangentlora.options import given_for
+
+
+def compress(options: argparse.Namespace) -> Result:
+    """Compress an adapter and write the smaller one."""
+    from tangentlora.studies.settings import Settings
+
+    own = {"rank", "tolerance"}  # which here are the compression's and not the problem's
+    given = {name: value for name, value in given_for(Settings, options).items() if name not in own}
+    from tangentlora.studies.compress_adapter import compress_adapter
+    from tangentlora.studies.opened import open_adapter
+
+    with open_adapter(options.adapter, given) as opened:
+        found, written = compress_adapter(
+            opened,
+            options.output_dir,
+            rank=options.rank,
+            tolerance=options.tolerance,
+            polish=options.polish,
+            batch_size=options.batch_size or Settings.batch_size,
+            progress=not options.quiet,
+        )
+    values = found.record() | {
+        "adapter": written and str(written.folder),
+        "adapter_error": written and written.error,
+    }
+    nothing = "Nothing is left, so that no adapter is written: the network without one gives these outputs."
+    return Result(values, f"{found.table()}\n{textwrap.fill(written.message if written else nothing, 100)}")

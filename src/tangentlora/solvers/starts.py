@@ -1,0 +1,54 @@
+"""Where descent on the factors begins: the paper's start, the escape from δ = 0, or given factors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tangentlora.blocks import Factors
+from tangentlora.errors import InputError
+from tangentlora.problem.objective import Problem
+from tangentlora.solvers.spectral_start import spectral_start
+
+
+def paper_start(problem: Problem, rank: int, seed: int) -> Factors:
+    """Return u = 0 and v Gaussian of standard deviation 1/(√r·n), drawn layer by layer."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name, (m, n) in problem.jacobian.shapes.items():
+        v = torch.randn(n, rank, generator=generator, dtype=torch.float64)
+        v = v / (math.sqrt(rank) * n)
+        factors[name] = (problem.f0.new_zeros(m, rank), v.to(problem.f0.device))
+    return factors
+
+
+def escaping_start(problem: Problem, rank: int, seed: int) -> Factors:
+    """Return up to r columns that escape from δ = 0 per layer, filled up by the paper's start."""
+    inner, span = problem.reduced
+    pairs = span.lift(spectral_start(inner, inner.zero(), rank))
+    return _filled(pairs, paper_start(problem, rank, seed), rank)
+
+
+def given_start(problem: Problem, given: Factors, rank: int, seed: int) -> Factors:
+    """Return the given columns as they are, filled up by the paper's start.
+
+    Raises InputError where they are more than `rank`, or do not fit the problem.
+    """
+    problem.require_factors(given, "start from an answer to a problem with these layers")
+    columns = max((u.shape[1] for u, _ in given.values()), default=0)
+    if columns > rank:
+        raise InputError(
+            f"got a start of rank {columns} for LoRA of rank {rank}, expected at most that: raise --rank, or "
+            "make the start smaller with tangentlora compress"
+        )
+    own = {name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in given.items()}
+    return _filled(problem.zero() | own, paper_start(problem, rank, seed), rank)
+
+
+def _filled(first: Factors, rest: Factors, rank: int) -> Factors:
+    """Return the columns of `first`, then those of `rest`, `rank` in all."""
+    return {
+        name: (torch.cat([first[name][0], u], 1)[:, :rank], torch.cat([first[name][1], v], 1)[:, :rank])
+        for name, (u, v) in rest.items()
+    }
