@@ -23,6 +23,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/linearize_roberta.py --output benchmarks/results/linearize_roberta.json
 	$(BIN)/python benchmarks/paper_protocol.py --output benchmarks/results/paper_protocol.json
 	$(BIN)/python benchmarks/lambda_path.py --output benchmarks/results/lambda_path_support.json
+	$(BIN)/python benchmarks/audit_large.py --output benchmarks/results/audit_large.json
 	PYTHONPATH=tests $(BIN)/python benchmarks/landscape.py --output benchmarks/results/landscape.json
 
 # docs/results.md and its figures, from the committed results

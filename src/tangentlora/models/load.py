@@ -76,7 +76,7 @@ def network_from_module(module: nn.Module, processor: Any, readout: Readout, *, 
     not finite or the readout does not suit the module.
     """
     for key, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise InputError(
                 f"got numbers that are not finite in the weight {key} of {name}, expected finite ones; "
                 "download or export the checkpoint again."
@@ -105,6 +105,11 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Say whether all numbers are finite, by the extremes: one reading, and nothing of the tensor's size."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _locate(model: str) -> str:

@@ -27,7 +27,7 @@ from tangentlora.theory.first_order import first_order
 from tangentlora.theory.regime import accuracy
 from tangentlora.theory.training import judge
 
-_STEPS = 4
+_STEPS = 3
 """Forward passes of both line searches together. With the one at W and the gradient's forward and backward
 pass, which take the time of two forward passes or more, that is less than four times the gradient."""
 

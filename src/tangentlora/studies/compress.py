@@ -43,8 +43,9 @@ def compress_update(
     at most that many singular directions, those that the outputs need most; with `tolerance` as few in all
     as a search by doubling and halving finds to change no centred output on `train` by more than that,
     measured on the real network; with both, as few at no more than `rank` in a layer. With `polish` what is
-    kept is then refitted, by the shortest changes, to the outputs of the given adapter on the real network.
-    Without it what is kept stays as it was, which can suit inputs that are not in `train` better: that is
+    kept is then refitted, by the shortest changes, to the outputs of the given adapter on the real network;
+    so is what truncation by weight energy keeps at the same ranks or number of directions, and the one goes
+    on that leaves the weights nearer to where they were. Without it what is kept stays as it was, which can suit inputs that are not in `train` better: that is
     measured on `test`, which serves nothing else. Labels are for accuracy and loss only.
 
     The network is afterwards as before, bit for bit. Equal arguments give equal factors on one machine with
@@ -64,10 +65,12 @@ def compress_update(
         reduced, final = _smallest(job, rank, tolerance)
     elif rank is not None:
         counts = [min(rank, len(sigma)) for _, sigma, _ in job.directions.svds.values()]
-        reduced, final = job.at_size(job.directions.order_by_outputs(job.problem, rank), sum(counts))
+        reduced, final = job.at_size(job.orders(rank), sum(counts))
     else:
-        reduced = reduce_by_layers(job.problem, job.factors)
-        final = job.polished(reduced)
+        reduced = final = reduce_by_layers(job.problem, job.factors)
+        if polish:
+            energy = job.directions.strongest({name: u.shape[1] for name, (u, _) in reduced.items()})
+            final = job.refitted([reduced, energy])
     ranks = {name: u.shape[1] for name, (u, _) in final.items()}
     method = "theorem 1" if rank is None and tolerance is None else "by outputs"
     adapters = {"no adapter": job.problem.zero(), "given": factors, method: reduced}
@@ -82,11 +85,11 @@ def compress_update(
 
 def _smallest(job: Compressor, rank: int | None, tolerance: float) -> tuple[Factors, Factors]:
     """Return reduced and final factors of the fewest directions found that meet the tolerance."""
-    order = job.directions.order_by_outputs(job.problem, rank)
+    orders = job.orders(rank)
     most = sum(min(rank or len(sigma), len(sigma)) for _, sigma, _ in job.directions.svds.values())
     low, high = -1, 0
     while True:
-        found = job.at_size(order, high)
+        found = job.at_size(orders, high)
         reached = job.largest_change(found[1])
         if reached <= tolerance:
             break
@@ -99,7 +102,7 @@ def _smallest(job: Compressor, rank: int | None, tolerance: float) -> tuple[Fact
         low, high = high, min(max(1, 2 * high), most)
     while high - low > 1:
         middle = (low + high) // 2
-        smaller = job.at_size(order, middle)
+        smaller = job.at_size(orders, middle)
         if job.largest_change(smaller[1]) <= tolerance:
             high, found = middle, smaller
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -148,9 +150,26 @@ def compress(
     return found
 
 
+@contextmanager
+def _precise(module: nn.Module) -> Iterator[None]:
+    """Inside the block a float32 network computes in float64, so that what differs is not its rounding.
+
+    Its weights come back bit for bit, since float64 holds every float32.
+    """
+    single = next(module.parameters()).dtype == torch.float32
+    try:
+        if single:
+            module.double()
+        yield
+    finally:
+        if single:
+            module.float()
+
+
 def _write(opened: Opened, factors: Factors, folder: Path, batch_size: int) -> Written | None:
     """Write the adapter and compare its outputs on the data, as PEFT loads it, with those claimed."""
     network, saved, inputs = opened.network, opened.adapter.saved, opened.splits.train.inputs
+    dtype = next(network.module.parameters()).dtype
     if saved and not any(u.shape[1] for u, _ in factors.values()):  # PEFT needs a layer to carry the rest by
         first = opened.targets[0]
         m, n = first.shape
@@ -166,13 +185,14 @@ def _write(opened: Opened, factors: Factors, folder: Path, batch_size: int) -> W
     )
     if where is None:
         return None
-    with attached(network.module, opened.targets, factors):
-        claimed = network.predict(inputs, batch_size).double()
-    with zeroed(network.module, saved):
-        loaded = loaded_outputs(network, where, inputs, batch_size).double()
+    stored = {name: (u.float(), v.float()) for name, (u, v) in factors.items()}  # as the file has them
+    with _precise(network.module):
+        with attached(network.module, opened.targets, stored):
+            claimed = network.predict(inputs, batch_size).double()
+        with zeroed(network.module, saved):
+            loaded = loaded_outputs(network, where, inputs, batch_size).double()
     scale = max(float(claimed.abs().max()), torch.finfo(torch.float32).tiny)
     error = float((loaded - claimed).abs().max()) / scale
-    dtype = next(network.module.parameters()).dtype
     written = Written(where, error, _LOADED.get(dtype, _LOADED_COARSE))
     if not error <= _BROKEN * written.tolerance:  # not >, which a NaN would pass
         raise InputError(

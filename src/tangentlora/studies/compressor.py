@@ -22,12 +22,13 @@ from tangentlora.studies.compression import Measured, Row
 from tangentlora.studies.prepare import scores
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.linearize import linearize
-from tangentlora.theory.output_reduction import Directions, parameters
+from tangentlora.theory.output_reduction import Directions, distance, parameters
 from tangentlora.theory.output_refit import restore
 
 _NETWORK_STEPS = 12  # Gauss–Newton steps on the real network, each one linearisation
 _TANGENT_STEPS = 30  # and on the tangent, where the Jacobian stays
 _EXACT = 1e-12  # of the largest output: where the tangent's outputs count as restored
+_SAME = 1e-6  # of the largest output: where two ways to restore them count as equally good
 _ROUNDING = 8  # units in the last place of the largest output that the network's own arithmetic may leave
 
 
@@ -99,23 +100,40 @@ class Compressor:
                 for part, examples in sets.items()
             }
 
-    def at_size(self, order: Sequence[int], count: int) -> tuple[Factors, Factors]:
-        """Return the last `count` directions of this order as they are, and refitted if that is wanted."""
+    def orders(self, most: int | None) -> tuple[list[int], list[int]]:
+        """Return two orders in which to give directions up: by the outputs, and by weight energy."""
+        return self.directions.order_by_outputs(self.problem, most), self.directions.order_by_energy(most)
+
+    def at_size(self, orders: Sequence[Sequence[int]], count: int) -> tuple[Factors, Factors]:
+        """Return the last `count` directions of the first order as they are, and the best of all refitted."""
+        kept = [self.directions.keep(order[len(order) - count :]) for order in orders]
+        return kept[0], self.refitted(kept) if self.polish else kept[0]
+
+    def refitted(self, starts: Sequence[Factors]) -> Factors:
+        """Return the start, refitted to the outputs of the given adapter, that leaves it nearest.
+
+        Each is refitted on the tangent. Of those that come to the same outputs the one with the least
+        ‖δ' − δ‖_F is corrected on the real network, since inputs that are not in the data see the change of
+        the weights; if none does, the one with the least error.
+        """
         problem = self.problem.contrasted
-        kept = self.directions.keep(order[len(order) - count :])
-        if not self.polish:
-            return kept, kept
         wanted = problem.outputs(self.factors)
-        refitted = restore(
-            kept,
-            lambda factors: wanted - problem.outputs(factors),
-            lambda factors: problem.jacobian,
-            enough=_EXACT * float(wanted.abs().max()),
-            steps=_TANGENT_STEPS,
-        )
+        exact, same = (share * float(wanted.abs().max()) for share in (_EXACT, _SAME))
+
+        def error(factors: Factors) -> Float[Tensor, "N J"]:
+            return wanted - problem.outputs(factors)
+
+        def rank(pair: tuple[Factors, Factors]) -> tuple[float, float]:
+            missed = float(error(pair[1]).abs().max())
+            return 0.0 if missed <= same else missed, distance(pair[1], self.factors)
+
+        pairs = [
+            (start, restore(start, error, lambda _: problem.jacobian, enough=exact, steps=_TANGENT_STEPS))
+            for start in starts
+        ]
         # with few directions the tangent's answer lies far away, where the network may differ
-        start = min(kept, refitted, key=lambda factors: float(self._error(factors).norm()))
-        return kept, self.polished(start)
+        nearest = min(pairs, key=rank)
+        return self.polished(min(nearest, key=lambda factors: float(self._error(factors).norm())))
 
     def _error(self, factors: Factors) -> Float[Tensor, "N J"]:
         """Return what the contrasted outputs on the training data lack to be those of the given adapter."""

@@ -172,7 +172,7 @@ def _layer(
     down, across, size = M @ v, M.T @ u, _norm(u, v)
     used = int((sigma > floor).sum())
     rest = complement(M, left[:, :used], right[:, :used])
-    directions = int((rest.values > lam * (1 + tolerance)).sum())
+    directions = rest.above(lam * (1 + tolerance))
     escape = None
     if directions:
         a, b = rest.leading()
@@ -183,7 +183,7 @@ def _layer(
         steepest=(lam + rest.norm) * size,
         forces=_norm(down, across) + lam * size,
         spectral_norm=rest.norm,
-        outside=float(rest.values[0]),
+        outside=rest.outside,
         directions=directions,
         escape=escape,
         imbalance=_imbalance(*pair),

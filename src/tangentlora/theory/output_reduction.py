@@ -11,6 +11,7 @@ Derived; docs/theory.md, "Compressing an update".
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ from tangentlora.theory.rank_reduction import reduce_rank
 def parameters(factors: Factors) -> int:
     """Return Σ_t r_t(m_t + n_t), the numbers that an adapter of these factors holds."""
     return sum(u.numel() + v.numel() for u, v in factors.values())
+
+
+def distance(first: Factors, second: Factors) -> float:
+    """Return (Σ_t ‖δ_t − δ'_t‖_F²)^½ of two updates of the same layers."""
+
+    def inner(a: Factors, b: Factors) -> float:
+        return sum(float(((a[t][0].T @ b[t][0]) * (a[t][1].T @ b[t][1])).sum()) for t in a)
+
+    return math.sqrt(max(0.0, inner(first, first) - 2 * inner(first, second) + inner(second, second)))
 
 
 def theorem_count(factors: Factors) -> int:
@@ -123,6 +133,17 @@ class Directions:
             left[layers[gone]] -= 1
             order.append(gone)
         return order
+
+    def order_by_energy(self, most: int | None = None) -> list[int]:
+        """Return all directions in the order in which to give them up, smallest σ first.
+
+        With `most` those beyond the first `most` of their layer come before the others.
+        """
+        places = [j for _, sigma, _ in self.svds.values() for j in range(len(sigma))]
+        sigma = self.sigma.tolist()
+        return sorted(
+            range(len(sigma)), key=lambda j: (most is None or places[j] < most, sigma[j], -places[j])
+        )
 
     def strongest(self, ranks: Mapping[str, int]) -> Factors:
         """Return the truncation by weight energy at these ranks: the largest σ of every layer."""
