@@ -20,7 +20,9 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.studies.compress import compress_update
 from tangentlora.studies.compression import Compression
+from tangentlora.studies.compressor import Compressor
 from tangentlora.studies.prepare import prepare
+from tangentlora.theory.output_reduction import distance
 
 KINDS = ("bert", "gpt2", "vit")
 RANK = 8
@@ -96,6 +98,16 @@ def test_the_theorems_count_is_reached_and_the_outputs_stay(trained, compressed)
     assert polished.train.largest_change <= compressed.row("theorem 1").train.largest_change
     change = trained.outputs(compressed.factors) - trained.outputs(trained.factors)
     assert polished.train.largest_change == pytest.approx(float(change.abs().max()), abs=1e-12)
+
+
+def test_the_refit_that_moves_the_weights_least_goes_on(trained):
+    network, targets, factors, train, test = trained.given
+    job = Compressor(network, targets, factors, train, test, CrossEntropy(), None, True, 32, False)
+    far = {name: (3 * u, v) for name, (u, v) in job.factors.items()}  # of all ranks: it can be refitted
+    near = job.factors
+    assert distance(job.refitted([far, near]), near) < 1e-3 * distance(job.refitted([far]), near)
+    nothing = job.problem.zero()  # is as near as may be, but gives other outputs
+    assert distance(job.refitted([nothing, near]), near) < 1e-3 * distance(nothing, near)
 
 
 def test_truncation_of_the_same_size_changes_the_outputs_more(compressed):

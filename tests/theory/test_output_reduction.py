@@ -11,7 +11,13 @@ from generous_answers import dense_outputs, generous
 from tangentlora.blocks import multiply
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import nuclear_norm
-from tangentlora.theory.output_reduction import Directions, parameters, reduce_by_layers, theorem_count
+from tangentlora.theory.output_reduction import (
+    Directions,
+    distance,
+    parameters,
+    reduce_by_layers,
+    theorem_count,
+)
 from tangentlora.theory.rank_reduction import reduce_rank
 
 LOSSES = ("cross_entropy", "logistic", "squared")
@@ -81,6 +87,27 @@ def test_wide_layers_come_first_in_the_order():
     assert [u.shape[1] for u, _ in kept.values()] == [2, 2, 2]
     free = directions.keep(directions.order_by_outputs(problem)[-6:])
     assert [u.shape[1] for u, _ in free.values()] != [2, 2, 2]
+
+
+def test_giving_up_by_energy_leaves_the_strongest_of_every_layer():
+    _, factors = generous()
+    directions = Directions.of(factors)
+    order = directions.order_by_energy(2)
+    assert sorted(order) == list(range(21))
+    kept = multiply(directions.keep(order[-6:]))
+    for name, strongest in multiply(directions.strongest(dict.fromkeys(factors, 2))).items():
+        torch.testing.assert_close(kept[name], strongest)
+    free = directions.order_by_energy()
+    assert directions.sigma[free].tolist() == sorted(directions.sigma.tolist())
+
+
+def test_the_distance_is_that_of_the_dense_updates():
+    _, factors = generous()
+    other = Directions.of(factors).strongest(dict.fromkeys(factors, 2))
+    dense, less = multiply(factors), multiply(other)
+    expected = sum(float((dense[name] - less[name]).square().sum()) for name in dense) ** 0.5
+    assert distance(factors, other) == pytest.approx(expected, rel=1e-10)
+    assert distance(factors, factors) < 1e-6
 
 
 def test_truncation_by_energy_is_that_of_dense_svds():

@@ -42,11 +42,13 @@ def compress_update(
     Without `rank` and `tolerance` Theorem 1 reduces it: Σ_t r_t(r_t+1)/2 ≤ c. With `rank` every layer keeps
     at most that many singular directions, those that the outputs need most; with `tolerance` as few in all
     as a search by doubling and halving finds to change no centred output on `train` by more than that,
-    measured on the real network; with both, as few at no more than `rank` in a layer. With `polish` what is
-    kept is then refitted, by the shortest changes, to the outputs of the given adapter on the real network;
-    so is what truncation by weight energy keeps at the same ranks or number of directions, and the one goes
-    on that leaves the weights nearer to where they were. Without it what is kept stays as it was, which can suit inputs that are not in `train` better: that is
-    measured on `test`, which serves nothing else. Labels are for accuracy and loss only.
+    measured on the real network; with both, as few at no more than `rank` in a layer.
+
+    With `polish` what is kept is refitted, by the shortest changes, to the outputs of the given adapter on
+    the real network. So is what truncation by weight energy keeps at the same ranks or number of directions,
+    and the one goes on that leaves the weights nearer to where they were. Without it what is kept stays as it
+    was. Inputs that are not in `train` are measured on `test`, which serves nothing else; labels are for
+    accuracy and loss only.
 
     The network is afterwards as before, bit for bit. Equal arguments give equal factors on one machine with
     one number of threads.
