@@ -13,8 +13,8 @@ import pytest
 import tangentlora
 from tangentlora import InputError, __version__
 
-ALIASES = {"Blocks", "Factors"}
-"""Types of tensors by name: a type alias has no docstring."""
+ALIASES = {"Factors"}
+"""Pairs of tensors by name: a type alias has no docstring."""
 
 NAMES = [name for name in tangentlora.__all__ if name != "__version__"]
 

@@ -11,45 +11,61 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tangentlora.adapters import loaded_outputs, write_adapter
-    from tangentlora.blocks import Blocks, Factors
-    from tangentlora.data import Examples, Splits, Task, load_splits
-    from tangentlora.errors import InputError
-    from tangentlora.models import (
-        ClassificationHead,
-        MaskPrompt,
-        Network,
-        Prototypes,
-        Target,
-        find_targets,
-        fit_linear_probe,
-        load_network,
-        network_from_module,
+    from tangentlora.adapters import write_adapter as write_adapter
+    from tangentlora.blocks import Factors as Factors
+    from tangentlora.data import (
+        Examples as Examples,
+        Splits as Splits,
+        Task as Task,
+        load_splits as load_splits,
     )
-    from tangentlora.models.update import updated
-    from tangentlora.problem.losses import CrossEntropy, Logistic, Squared
-    from tangentlora.problem.objective import Problem
-    from tangentlora.report import write_report
-    from tangentlora.solvers.certified import Certified
-    from tangentlora.solvers.descent import Descent
-    from tangentlora.solvers.proximal import Proximal
-    from tangentlora.solvers.solution import Solution, Status
-    from tangentlora.tangent.jacobian import Jacobian
-    from tangentlora.tangent.linearize import linearize
-    from tangentlora.tangent.tangent import Tangent
-    from tangentlora.theory.certificate import Certificate, certify
-    from tangentlora.theory.verify import verify
+    from tangentlora.errors import InputError as InputError
+    from tangentlora.models import (
+        CausalPrompt as CausalPrompt,
+        ClassificationHead as ClassificationHead,
+        Completion as Completion,
+        MaskPrompt as MaskPrompt,
+        Network as Network,
+        Prototypes as Prototypes,
+        find_targets as find_targets,
+        fit_linear_probe as fit_linear_probe,
+        load_network as load_network,
+        network_from_module as network_from_module,
+    )
+    from tangentlora.models.update import updated as updated
+    from tangentlora.problem.losses import (
+        CrossEntropy as CrossEntropy,
+        Logistic as Logistic,
+        Squared as Squared,
+    )
+    from tangentlora.problem.objective import Problem as Problem
+    from tangentlora.report import write_report as write_report
+    from tangentlora.solvers.certified import Certified as Certified
+    from tangentlora.solvers.descent import Descent as Descent
+    from tangentlora.solvers.proximal import Proximal as Proximal
+    from tangentlora.solvers.solution import (
+        Solution as Solution,
+        Status as Status,
+    )
+    from tangentlora.studies.audit import audit as audit
+    from tangentlora.studies.compress_adapter import compress as compress
+    from tangentlora.tangent.jacobian import Jacobian as Jacobian
+    from tangentlora.tangent.linearize import linearize as linearize
+    from tangentlora.theory.certificate import (
+        Certificate as Certificate,
+        certify as certify,
+    )
+    from tangentlora.theory.verify import verify as verify
 
 __version__ = version("tangentlora")
 
 _HOMES = {
-    "models": "load_network network_from_module Network MaskPrompt Prototypes ClassificationHead "
-    "fit_linear_probe find_targets Target",
+    "models": "load_network network_from_module Network MaskPrompt CausalPrompt Completion Prototypes "
+    "ClassificationHead fit_linear_probe find_targets",
     "data": "load_splits Splits Examples Task",
     "tangent.linearize": "linearize",
-    "tangent.tangent": "Tangent",
     "tangent.jacobian": "Jacobian",
-    "blocks": "Blocks Factors",
+    "blocks": "Factors",
     "problem.losses": "CrossEntropy Logistic Squared",
     "problem.objective": "Problem",
     "solvers.descent": "Descent",
@@ -59,7 +75,9 @@ _HOMES = {
     "theory.certificate": "certify Certificate",
     "theory.verify": "verify",
     "models.update": "updated",
-    "adapters": "write_adapter loaded_outputs",
+    "adapters": "write_adapter",
+    "studies.audit": "audit",
+    "studies.compress_adapter": "compress",
     "report": "write_report",
     "errors": "InputError",
 }

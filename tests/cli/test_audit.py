@@ -119,9 +119,59 @@ def test_what_cannot_be_audited_is_refused_in_one_line(
         ["audit", str(adapter), "--lam", "0.1", "--weight-decay", "0.1", "--quiet"], "both --lam", capsys
     )
     assert_bad_input(["audit", str(adapter), "--lam", "-1", "--quiet"], "λ = -1", capsys)
+    assert_bad_input(["audit", str(adapter), "--lam", "nan", "--quiet"], "λ = nan", capsys)
+    assert_bad_input(["audit", str(adapter), "--weight-decay", "-1", "--quiet"], "decay w = -1", capsys)
     assert_bad_input(["audit", str(tmp_path / "none"), "--quiet"], "no folder here", capsys)
     assert_bad_input(["audit"], "ADAPTER", capsys)
     plain = saved_by_peft(
         load_network(str(pairs.base), Completion(128)).module, tmp_path / "plain", target_modules=["c_attn"]
     )
     assert_bad_input(["audit", str(plain), "--quiet"], "give --data", capsys)
+
+
+def classifier(folder: Path, names: tuple[str, ...]) -> tuple[Path, Any]:
+    """Return a checkpoint whose head has outputs of these names, and its module."""
+    from transformers import AutoModelForSequenceClassification
+
+    base = tiny_checkpoint(folder / "base", "bert")
+    module: Any = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=len(names), ignore_mismatched_sizes=True
+    )
+    module.config.id2label = dict(enumerate(names))
+    with peft_speaking():
+        module.save_pretrained(base)
+    return base, module
+
+
+def test_labels_that_do_not_fit_the_head_are_refused(shell: Shell, tmp_path: Path, capsys: Captured) -> None:
+    base, module = classifier(tmp_path / "two", ("good", "bad"))
+    module.name_or_path = str(base)
+    swapped = saved_by_peft(module, tmp_path / "swapped", target_modules=["query", "value"])
+    head = ("--readout", "head", "--head-init", "checkpoint", "--quiet")
+    arguments = ["audit", str(swapped), "--model", str(base), "--data", str(shell.data), *head]
+    assert_bad_input(arguments, "outputs are good, bad in this order, and data whose labels are bad", capsys)
+    base, _ = classifier(tmp_path / "other", ("LABEL_0", "LABEL_1"))
+    _, module = classifier(tmp_path / "three", ("a", "b", "c"))
+    wide = saved_by_peft(module, tmp_path / "wide", target_modules=["query"], task_type="SEQ_CLS")
+    arguments = ["audit", str(wide), "--model", str(base), "--data", str(shell.data), "--quiet"]
+    assert_bad_input(arguments, r"classifier.bias, expected \(2,\).* give data with as many labels", capsys)
+
+
+def test_an_adapter_that_was_never_trained(shell: Shell, tmp_path: Path, capsys: Captured) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base, module = classifier(tmp_path / "two", ("LABEL_0", "LABEL_1"))
+    with peft_speaking():
+        get_peft_model(module, LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "zero")
+    arguments = ["audit", str(tmp_path / "zero"), "--model", str(base), "--data", str(shell.data), "--quiet"]
+    arguments += ["--readout", "head", "--head-init", "checkpoint", "--lam", "0.01"]
+    capsys.readouterr()
+    assert status_of([*arguments, "--strict"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("Undertrained")  # B = 0 is a saddle with unused columns, not a lack of rank
+    assert "δ = 0: from W to there is no way" in text
+    assert "rests at a strict saddle" in text
+    assert "rank 0 suffices" in text
+    assert "100.0%" not in text
+    assert status_of([*arguments, "--json"]) == 0
+    assert "Infinity" not in capsys.readouterr().out

@@ -13,9 +13,7 @@ import pytest
 from command_line import Captured, Shell, assert_bad_input, contents, status_of
 from small_studies import write_kshot
 from tangentlora.report.path_record import LambdaPath
-from tangentlora.studies import examine as examine_module
-from tangentlora.studies import landscape_study, path_folder
-from tangentlora.studies import path as path_module
+from tangentlora.studies import examine as examine_module, landscape_study, path as path_module, path_folder
 from tangentlora.studies.landscape import Landscape
 
 pytestmark = pytest.mark.usefixtures("restored_logging")

@@ -18,11 +18,11 @@ from tangentlora.models import (
     ClassificationHead,
     MaskPrompt,
     Prototypes,
+    load as load_module,
     load_network,
     load_sampling_rate,
     network_from_module,
 )
-from tangentlora.models import load as load_module
 from tangentlora.models.load import fingerprint
 
 PROMPT = MaskPrompt("{text} It was {mask}.", ("terrible", "great"))

@@ -10,8 +10,7 @@ from known_problems import KNOWN, known_problem, rescaled
 from random_jacobians import random_factors
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
-from tangentlora.solvers import local_model
-from tangentlora.solvers import newton as newton_module
+from tangentlora.solvers import local_model, newton as newton_module
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.newton import newton, sharpness

@@ -157,7 +157,7 @@ def test_each_source_of_lam_says_so(opened: Opened) -> None:
 def test_bad_penalties_are_refused(opened: Opened) -> None:
     with pytest.raises(InputError, match="both --lam and --weight-decay"):
         audit_opened(opened, lam=0.1, weight_decay=0.1)
-    with pytest.raises(InputError, match="weight decay of -1"):
+    with pytest.raises(InputError, match="weight decay w = -1"):
         audit_opened(opened, weight_decay=-1.0)
     with pytest.raises(InputError, match="λ = -1"):
         audit_opened(opened, lam=-1.0)

@@ -14,8 +14,7 @@ import pytest
 
 from small_studies import small_plan
 from tangentlora.errors import InputError
-from tangentlora.studies import cells as cells_module
-from tangentlora.studies import grid as grid_module
+from tangentlora.studies import cells as cells_module, grid as grid_module
 from tangentlora.studies.grid import run_study
 
 RESULTS = "results.json"

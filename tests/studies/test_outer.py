@@ -139,7 +139,7 @@ def test_a_solver_that_promises_nothing_ends_the_steps_where_they_began(folder: 
 
 
 def test_steps_start_from_an_adapter(folder: Path) -> None:
-    settings = small_settings(folder, lam=0.02, outer=3)
+    settings = small_settings(folder, lam=0.02, outer=1)
     first = fit(settings, folder / "first")
     again = fit(replace(settings, init_from=str(folder / "first" / "adapter"), outer=2), folder / "again")
     assert again["outer"]["steps"][0]["before"] == pytest.approx(first["outer"]["objective"], abs=1e-5)
@@ -195,3 +195,13 @@ def test_a_start_above_the_rank_or_beside_another_is_refused(folder: Path) -> No
     assert not (folder / "no").exists()
     with pytest.raises(InputError, match="leave out --initialisation or --init-from"):
         Settings(init_from=adapter, initialisation="spectral", solver="sgd")
+
+
+@pytest.mark.parametrize("lam", [0.15, 0.02])
+def test_descent_settles_where_the_network_bends_strongly(folder: Path, lam: float) -> None:
+    prepared = prepare(small_settings(folder, "bert", lam=lam, outer=8, dtype="float64"))
+    outer = gauss_newton(prepared, Certified(tolerance=1e-8))
+    assert outer.ending is Ending.SETTLED
+    for step in outer.steps:
+        assert step.after <= step.reached <= step.before
+    assert outer.steps[0].after < outer.steps[0].reached - 0.02

@@ -18,8 +18,7 @@ from tangentlora.models.update import updated
 from tangentlora.problem.objective import ranks
 from tangentlora.report import RunFolder
 from tangentlora.solvers.descent import Descent
-from tangentlora.studies import measure as measure_module
-from tangentlora.studies import run as run_module
+from tangentlora.studies import measure as measure_module, run as run_module
 from tangentlora.studies.prepare import Prepared, prepare, scores
 from tangentlora.studies.run import run_trials
 from tangentlora.studies.trials import Trial, trial

@@ -9,8 +9,7 @@ from spurious_problems import SADDLE, SPURIOUS, Planted
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.factored import perturbation
-from tangentlora.theory import curvature
-from tangentlora.theory import hessian as module
+from tangentlora.theory import curvature, hessian as module
 from tangentlora.theory.curvature import lowest
 from tangentlora.theory.hessian import Hessian
 

@@ -127,8 +127,8 @@ def _require_shape(adapter: Adapter, name: str, given: tuple[int, ...], own: tup
     if given != own:
         raise InputError(
             f"got the adapter {adapter.name} with the shape {given} for {name}, expected {own}, the "
-            f"network's own; load the network that the adapter was trained on{_called(adapter)}, with as "
-            "many labels."
+            f"network's own; load the network that the adapter was trained on{_called(adapter)}"
+            f"{', and give data with as many labels' if name in adapter.saved else ''}."
         )
 
 

@@ -14,8 +14,7 @@ from tangentlora.data.examples import Splits
 from tangentlora.data.labelling import Wanted
 from tangentlora.data.sampling import cap, draw_dev, hold_out, sample_shots
 from tangentlora.data.tables import TABLE_SUFFIXES, read_table
-from tangentlora.data.tasks import TASKS
-from tangentlora.data.tasks import task as known_task
+from tangentlora.data.tasks import TASKS, task as known_task
 from tangentlora.errors import InputError
 
 SUPPORT_SHOTS = 16

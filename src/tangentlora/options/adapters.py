@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tangentlora.options.shared import add_data_options, add_readout_options, add_verb
+from tangentlora.options.shared import add_adapter_options, add_verb
 
 
 def add_audit(verbs: Any) -> None:
@@ -27,13 +27,4 @@ def add_audit(verbs: Any) -> None:
         action="store_false",
         help="leave the local convex problem out, which takes K backward passes over the data, twice",
     )
-    model = parser.add_argument_group("network", "Which matrices are adapted is told by the adapter.")
-    model.add_argument("--model", help="hub id, folder or minilm (default: the adapter's base model)")
-    model.add_argument("--revision", help="branch, tag or commit of a hub id")
-    model.add_argument("--dtype", help="of the network: float32 (default), float64 or bfloat16")
-    model.add_argument("--device", help="cpu (default), cuda, cuda:1, …")
-    model.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
-    add_data_options(parser).add_argument(
-        "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
-    )
-    add_readout_options(parser)
+    add_adapter_options(parser)

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tangentlora.options.shared import (
-    add_data_options,
-    add_network_options,
-    add_output_option,
-    add_readout_options,
-    add_verb,
-)
+from tangentlora.options.shared import add_adapter_options, add_output_option, add_verb
 
 
 def add_compress(verbs: Any) -> None:
@@ -29,8 +23,4 @@ def add_compress(verbs: Any) -> None:
         action="store_false",
         help="leave the directions that are kept as they were, without refitting them on the network",
     )
-    add_network_options(parser)
-    add_data_options(parser).add_argument(
-        "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
-    )
-    add_readout_options(parser)
+    add_adapter_options(parser)

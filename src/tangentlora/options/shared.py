@@ -68,22 +68,40 @@ def _learning_rate(text: str) -> float | str:
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add where the network comes from and which of its matrices are adapted."""
     model = parser.add_argument_group("network")
-    model.add_argument("--model", help="hub id, folder, or minilm: the packaged weights (default: minilm)")
-    model.add_argument("--revision", help="branch, tag or commit of a hub id")
-    model.add_argument("--dtype", help="of the network: float32 (default), float64 or bfloat16")
-    model.add_argument("--device", help="cpu (default), cuda, cuda:1, …")
+    _add_network(model, "minilm")
     model.add_argument(
         "--target-modules", nargs="+", metavar="NAME", help="roles or names (default: query value)"
     )
     model.add_argument("--layers", help="last (default), all, or indices such as 0,5")
-    model.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> Any:
+def add_adapter_options(parser: argparse.ArgumentParser) -> None:
+    """Add what opens an adapter of any origin: its network, its data and its readout."""
+    model = parser.add_argument_group("network", "Which matrices are adapted is told by the adapter.")
+    _add_network(model, "the adapter's base model")
+    add_data_options(parser, default="that of the run beside the adapter").add_argument(
+        "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
+    )
+    add_readout_options(parser)
+
+
+def _add_network(group: Any, default: str) -> None:
+    group.add_argument(
+        "--model", help=f"hub id, folder, or minilm: the packaged weights (default: {default})"
+    )
+    group.add_argument("--revision", help="branch, tag or commit of a hub id")
+    group.add_argument("--dtype", help="of the network: float32 (default), float64 or bfloat16")
+    group.add_argument("--device", help="cpu (default), cuda, cuda:1, …")
+    group.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
+
+
+def add_data_options(parser: argparse.ArgumentParser, default: str = "support") -> Any:
     """Add the data and how many of them; return the group."""
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", help="support (bundled, default), a file, a folder (k-shot, images, sounds) or a hub id"
+        "--data",
+        help="support, which is bundled, a file, a folder (k-shot, images, sounds) or a hub id "
+        f"(default: {default})",
     )
     data.add_argument("--task", help="sst2, mr, cr, subj, qnli, qqp, … (default: told by the data)")
     data.add_argument("--text-column", help="where the data has unusual names")

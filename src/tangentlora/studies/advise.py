@@ -10,8 +10,7 @@ from typing import Any
 
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import ranks as numerical_ranks
-from tangentlora.report.wording import ABSENT, at_most, listing, number, plain
-from tangentlora.report.wording import tolerance as in_words
+from tangentlora.report.wording import ABSENT, at_most, listing, number, plain, tolerance as in_words
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.run import VISIBLE_RANK

@@ -17,7 +17,7 @@ from tangentlora.data import COMPLETION, Splits
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.models.readouts import Readout
-from tangentlora.studies.audit_lam import choose_lam
+from tangentlora.studies.audit_lam import choose_lam, require_lam
 from tangentlora.studies.audit_local import local_part, why_not
 from tangentlora.studies.audit_report import Audit, Scores
 from tangentlora.studies.audit_search import RealObjective
@@ -48,6 +48,7 @@ def audit_opened(
     (`audit_local.why_not`), in K backward passes over the data for each. All else takes one backward and at
     most six forward passes. Raises InputError for a negative λ, and in the cases of `weight_gradients`.
     """
+    require_lam(lam, weight_decay)  # before the passes
     examples, y = opened.splits.train, torch.tensor(opened.splits.train.labels)
     with attached(opened.network.module, opened.targets, opened.factors):
         pass_ = weight_gradients(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tangentlora.blocks import Blocks
@@ -48,15 +49,26 @@ class ChosenLam:
         return said[self.source]
 
 
-def choose_lam(opened: Opened, gradients: Blocks, lam: float | None, weight_decay: float | None) -> ChosenLam:
-    """Return λ as given, else w/s_t from the weight decay, else as recorded, else as fitted, else 0.
-
-    Raises InputError where both are given, or one is negative or not finite.
-    """
+def require_lam(lam: float | None, weight_decay: float | None) -> None:
+    """Raise InputError where both are given, or one is negative or not finite."""
     if lam is not None and weight_decay is not None:
         raise InputError(
             "got both --lam and --weight-decay, expected one of them, since λ = w/s: leave one out"
         )
+    for name, value in {"λ": lam, "the weight decay w": weight_decay}.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(
+                f"got {name} = {value}, expected a finite number of at least 0: give the one that the "
+                "adapter was trained with"
+            )
+
+
+def choose_lam(opened: Opened, gradients: Blocks, lam: float | None, weight_decay: float | None) -> ChosenLam:
+    """Return λ as given, else w/s_t from the weight decay, else as recorded, else as fitted, else 0.
+
+    Raises InputError as `require_lam` does.
+    """
+    require_lam(lam, weight_decay)
     fit = fitted_lam(gradients, opened.factors)
     names = [target.name for target in opened.targets]
     if weight_decay is not None:

@@ -121,10 +121,18 @@ def local_part(
     steps = along(opened.loss, y, before, change, {0.0: before, _HALF: middle, 1.0: after})
     largest = max(float(product_singular_values(u, v)[:1].sum()) for u, v in factors.values())
     used = {t: balance(u, v, USED * largest) for t, (u, v) in factors.items()}
+    # columns of zeros, as in B = 0, are room that the adapter has: at a saddle they are the way out
+    whole = {t: _widened(pair, opened.factors[t][0].shape[1]) for t, pair in factors.items()}
     reduced = reduce_rank(problem, used)
     return LocalPart(
         certificate=certify(problem, factors),
-        point=classify(problem, factors, tolerance=REST),
+        point=classify(problem, whole, tolerance=REST),
         reduced={t: u.shape[1] for t, (u, _) in reduced.items()},
         regime=Regime(steps, (), drift),
     )
+
+
+def _widened(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Return the factors with zero columns up to a rank."""
+    u, v = (torch.nn.functional.pad(w, (0, rank - w.shape[1])) for w in pair)
+    return u, v

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tangentlora.report.wording import accuracy, at_most, listing, number, short_names
+from tangentlora.report.wording import ABSENT, accuracy, at_least, at_most, listing, number, short_names
 from tangentlora.studies.audit_lam import ChosenLam
 from tangentlora.studies.audit_local import LocalPart
 from tangentlora.studies.examination import aligned, wrapped
@@ -106,11 +106,7 @@ class Audit:
             "the gradient at this rank": self.remaining,
             "further directions (the rank-one escape)": self.gain,
         }
-        said = [
-            f"Along {name} F falls by {fall.relative:.2%} at least, the best of {fall.evaluations} steps."
-            for name, fall in along.items()
-            if fall is not None
-        ]
+        said = [_fell(name, fall) for name, fall in along.items() if fall is not None]
         decided = (
             "Theorem 1 on the local problem, which keeps the outputs" if self.reduced else "columns used"
         )
@@ -158,6 +154,7 @@ class Audit:
         if self.local is None:
             return [*lines, *wrapped(f"Not looked at: {self.why_not_local}.")]
         found, regime = self.local.certificate, self.local.regime
+        moved = any(any(layer.spectrum.values) for layer in self.found.layers.values())
         left = found.gap + found.rounding
         errors = listing([f"{step.error:.1%} at τ = {step.tau:g}" for step in regime.train if step.tau])
         gap = (
@@ -168,15 +165,30 @@ class Audit:
             f"{REST}; the curvature of the network itself is left out.)"
         )
         drift = (
-            f"From W to W + τδ: {regime.verdict.value} (Errors of the outputs {errors}, drift of the kernel "
-            f"{regime.drift:.1%}; linear up to {CLOSE:.0%}, nearly up to {FAR:.0%}.)"
+            "δ = 0: from W to there is no way on which the network could bend."
+            if not moved
+            else (
+                f"From W to W + τδ: {regime.verdict.value} (Errors of the outputs {errors}, drift of the "
+                f"kernel {regime.drift:.1%}; linear up to {CLOSE:.0%}, nearly up to {FAR:.0%}.)"
+            )
         )
-        ranks = listing(sorted(set(self.local.reduced.values())))
+        ranks = sorted(set(self.local.reduced.values()))
+        suffice = f"ranks {listing(ranks)} suffice" if len(ranks) > 1 else f"rank {ranks[0]} suffices"
         kept = (
-            f"Of the columns used, with the same local outputs on these {self.n_examples} examples, ranks "
-            f"{ranks} suffice (Theorem 1, c = {found.constraints})."
+            f"Of the columns used, with the same local outputs on these {self.n_examples} examples, "
+            f"{suffice} (Theorem 1, c = {found.constraints})."
         )
         return [*lines, *wrapped(gap), *wrapped(drift), *wrapped(kept)]
+
+
+def _fell(name: str, fall: Fall) -> str:
+    """Return what the steps along a direction measured."""
+    steps = fall.evaluations
+    if not fall.relative:
+        tried = "the one step tried did not lower" if steps == 1 else f"none of the {steps} steps lowered"
+        return f"Along {name} {tried} F."
+    tried = "the one step tried" if steps == 1 else f"the best of {steps} steps"
+    return f"Along {name} F falls by {at_least(100 * fall.relative)}% at least, {tried}."
 
 
 def _weight(layer: LayerFirstOrder) -> tuple[int, float]:
@@ -191,8 +203,8 @@ def _row(layer: LayerFirstOrder) -> tuple[str, ...]:
         str(layer.used),
         f"{spectrum.effective_rank:.2f}",
         f"{spectrum.stable_rank:.2f}",
-        f"{spectrum.energy(1):.1%}",
-        "–" if ratio is None else f"{ratio:.3f}",
+        f"{spectrum.energy(1):.1%}" if any(spectrum.values) else ABSENT,
+        ABSENT if ratio is None else f"{ratio:.3f}",
         str(layer.directions),
         f"{layer.force:.3f}",
         f"{layer.imbalance:.3f}",

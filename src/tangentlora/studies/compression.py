@@ -86,7 +86,7 @@ class Compression:
             return f"{text} Nothing was held out, so what other inputs will see was not measured."
         best = min(row.test.largest_change for row in peers if row.test is not None)
         share = now.test.relative_change
-        weighed = "" if share is None else f", {share:.1%} of the adapter's effect in root mean square"
+        weighed = "" if share is None else f", {_percent(share)} of the adapter's effect in root mean square"
         text += (
             f" On {self.sizes['test']} held-out examples: {now.test.largest_change:.1e}{weighed}; by "
             f"truncation {best:.1e} at best."
@@ -141,8 +141,12 @@ def _cells(measured: Measured) -> list[str]:
         f"{measured.loss:.4f}" if measured.loss >= 1e-3 else relative(measured.loss),
         accuracy(measured.accuracy),
         relative(measured.largest_change),
-        "–" if share is None else "<0.01%" if 0 < share < 1e-4 else f"{100 * share:.3g}%",
+        "–" if share is None else _percent(share),
     ]
+
+
+def _percent(share: float) -> str:
+    return "<0.01%" if 0 < share < 1e-4 else f"{100 * share:.3g}%"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from tangentlora.report.wording import accuracy, number, plain, relative
-from tangentlora.studies.rates import AGREES, RINGING, WINDOW, Rate
-from tangentlora.studies.rates import table as rate_table
+from tangentlora.studies.rates import AGREES, RINGING, WINDOW, Rate, table as rate_table
 from tangentlora.studies.regime import RegimeReport
 from tangentlora.theory.bounds import Generalisation
 from tangentlora.theory.certificate import Certificate

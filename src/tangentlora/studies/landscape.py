@@ -10,8 +10,7 @@ from enum import Enum
 from typing import Any
 
 from tangentlora.blocks import Factors
-from tangentlora.report.wording import at_most, number, plain, relative
-from tangentlora.report.wording import tolerance as in_words
+from tangentlora.report.wording import at_most, number, plain, relative, tolerance as in_words
 from tangentlora.studies.rest import Start
 from tangentlora.theory.stationarity import Stationarity
 

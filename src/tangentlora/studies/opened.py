@@ -22,6 +22,7 @@ from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
+from tangentlora.studies.label_order import require_same_order
 from tangentlora.studies.prepare import load_task, load_with_head
 from tangentlora.studies.reopen import READOUTS
 from tangentlora.studies.settings import Settings
@@ -66,8 +67,8 @@ def open_adapter(
     What is not given comes from the run.json beside an adapter that `fit` wrote; else the network is the base
     model that the adapter names, read by the head where the adapter or its task type has one, and as
     `choose_readout` does otherwise.
-    Raises InputError in the cases of `read_adapter`, `fitted`, `with_saved`, `load_network` and
-    `load_splits`, and where neither the adapter nor `given` names the base model.
+    Raises InputError in the cases of `read_adapter`, `fitted`, `with_saved`, `load_network`, `load_splits`
+    and `require_same_order`, and where neither the adapter nor `given` names the base model.
     """
     adapter = read_adapter(path, revision=None)
     recorded = _recorded(Path(path))
@@ -86,6 +87,8 @@ def open_adapter(
     settings = Settings(**values)
     splits = load_task(settings) if splits is None else splits
     network = load_with_head(settings, splits)
+    if not recorded:  # a head of our own has the order of the task
+        require_same_order(network, splits.task)
     fit = fitted(adapter, network.module)
     with with_saved(network, fit.adapter) as base:
         yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, lam)
@@ -95,12 +98,13 @@ def open_adapter(
 def open_live(model: nn.Module, processor: Any, readout: Readout, splits: Splits) -> Iterator[Opened]:
     """Open a live PEFT model with its active adapter, without a copy of its weights; it stays as it is.
 
-    `processor` is its tokenizer, image processor or feature extractor. Raises InputError as `adapter_of` and
-    the readout do.
+    `processor` is its tokenizer, image processor or feature extractor. Raises InputError as `adapter_of`,
+    the readout and `require_same_order` do.
     """
     adapter = adapter_of(model)
     with bare(model) as module:
         network = network_from_module(module, processor, readout, name=adapter.name)
+        require_same_order(network, splits.task)
         fit = fitted(adapter, module)
         with with_saved(network, fit.adapter) as base:
             yield Opened(base, fit.targets, fit.factors, fit.adapter, splits)

@@ -2,6 +2,8 @@
 
 With f the real network, step k minimises the convex P_k(δ) = L̂(f(W+δ_k) + J_k(δ − δ_k)) + λ Σ_t ‖δ_t‖_*,
 and moves along δ_k + t(δ − δ_k), t = 1, ½, ¼, …, until the real P(δ) = L(f(W+δ)) + λ Σ_t ‖δ_t‖_* has fallen.
+From there L-BFGS lowers the real P at the ranks reached (`outer_descent`): the tangent finds the directions,
+and descent on the network itself, whose bends the tangent does not know, takes them as far as they go.
 P_k(δ_k) = P(δ_k) and P_k is convex, so P falls to first order by t(P(δ_k) − min P_k) at least. Where the gap
 of P_k at δ_k itself is 0, ‖M_t‖₂ ≤ λ and the rest of first-order optimality hold for the real network.
 Derived; docs/adapters.md, "Continue from an adapter". Prox-linear steps: Burke and Ferris 1995 [recalled].
@@ -9,8 +11,7 @@ Derived; docs/adapters.md, "Continue from an adapter". Prox-linear steps: Burke 
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -18,18 +19,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
-from tangentlora.models.attach import attached
-from tangentlora.problem.objective import Problem, nuclear_norm
+from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
 from tangentlora.progress import bar
 from tangentlora.solvers.certified import truncate
 from tangentlora.solvers.solution import Solver
+from tangentlora.studies.outer_descent import descended
+from tangentlora.studies.outer_network import RealNetwork
 from tangentlora.studies.prepare import Prepared
-from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.tangent import Tangent
 
 _SHARE = 1e-4  # of what the tangent promises, t(P − min P_k): the least fall that is taken
 _HALVINGS = 20  # of t at most
+_EVALUATIONS = 40  # of the real network and its gradient, in the descent after each step
 
 
 class Ending(Enum):
@@ -40,9 +42,9 @@ class Ending(Enum):
         "nothing near the answer is better."
     )
     STALLED = (
-        "The last step lowered the real objective by no more than the tolerance, and the gap at the answer "
-        "is still above it: the network bends too much for longer steps, so try a larger λ, or a smaller "
-        "--tolerance for more steps."
+        "A further step lowers the real objective by no more than the tolerance, and the gap at the answer "
+        "is still above it: single precision may know no more, so try --dtype float64; else the network "
+        "bends too much, so try a larger λ, or a smaller --tolerance for more steps."
     )
     STEPS_SPENT = (
         "The steps ended before the gap at the answer reached the tolerance: raise --outer, or "
@@ -55,7 +57,8 @@ class Step:
     """One step: the real objective before and after, and `promised` = P_k at its answer.
 
     `gap` = P_k(δ_k) − (lower bound on min P_k): 0 where δ_k is first-order optimal on the real network.
-    `solved_gap` is that of the answer. `length` is t, 0 where nothing lowered the objective.
+    `solved_gap` is that of the answer. `length` is t, 0 where nothing on the line lowered the objective;
+    `reached` is the objective there, and `after` that once descent at these ranks went on from it.
     """
 
     before: float
@@ -63,6 +66,7 @@ class Step:
     promised: float
     solved_gap: float
     length: float
+    reached: float
     after: float
     ranks: dict[str, int]
 
@@ -83,83 +87,72 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     """Take at most `settings.outer` steps from the start, or from δ = 0; the real objective never rises.
 
     The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or P falls by no more
-    than `tolerance`·max(1, P). Raises InputError as `linearize` and the solver do.
+    than `tolerance`·max(1, P); a last step of that kind counts only if the gap does not grow.
+    Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings
-    real = _Real(prepared)
-    factors = {
-        name: balance(u.to(prepared.problem.f0), v.to(prepared.problem.f0))
-        for name, (u, v) in (prepared.problem.zero() | (prepared.start or {})).items()
+    real = RealNetwork(prepared)
+    zero = prepared.problem.zero()
+    start = {
+        name: balance(u.to(zero[name][0]), v.to(zero[name][1]))
+        for name, (u, v) in (zero | (prepared.start or {})).items()
     }
-    objective = real.objective(factors)
+    point = _point(real, start, progress)
     steps: list[Step] = []
     ending = Ending.STEPS_SPENT
     with bar(settings.outer, "linearise, solve, move", "step", progress) as shown:
-        while True:
-            tangent, local = real.linearised(factors, progress)
-            gap, enough = local.gap(factors), settings.tolerance * max(1.0, objective)
-            settled = gap <= 0.5 * enough  # a margin, since the certificate counts its own rounding in
-            if settled:
-                ending = Ending.SETTLED
-            if settled or ending is Ending.STALLED or len(steps) == settings.outer:
-                break
-            answer = solver.solve(local, start=factors).factors
-            promised = local.objective(answer)
-            length, taken, after = _along(real, factors, answer, objective, promised)
-            ranks = {name: u.shape[1] for name, (u, _) in taken.items()}
-            steps.append(Step(objective, gap, promised, local.gap(answer), length, after, ranks))
-            shown.update()
-            if objective - after <= enough:
+        while len(steps) < settings.outer and not _settled(point, settings.tolerance):
+            step, factors = _step(real, point, solver)
+            following = _point(real, factors, progress)
+            slow = step.before - step.after <= settings.tolerance * max(1.0, step.before)
+            if slow and following.gap > point.gap:  # P the same to the tolerance: the smaller gap counts
                 ending = Ending.STALLED
-            factors, objective = taken, after
-            if not length:
                 break
-    return Outer(factors, tuple(steps), ending, objective, tangent, local)
+            steps.append(step)
+            shown.update()
+            point = following
+            if slow:
+                ending = Ending.STALLED
+                break
+    if _settled(point, settings.tolerance):
+        ending = Ending.SETTLED
+    return Outer(point.factors, tuple(steps), ending, point.objective, point.tangent, point.local)
 
 
 @dataclass(frozen=True, eq=False)
-class _Real:
-    """The real network on the training examples."""
+class _Point:
+    """δ_k with the real P there, the network linearised there, and the gap of P_k at δ_k."""
 
-    prepared: Prepared
-
-    def objective(self, factors: Factors) -> float:
-        """Return P(δ) = L(f(W+δ)) + λ Σ_t ‖δ_t‖_*."""
-        prepared, problem = self.prepared, self.prepared.problem
-        with attached(prepared.network.module, prepared.targets, factors):
-            z = prepared.network.predict(prepared.splits.train.inputs, prepared.settings.batch_size)
-        return problem.empirical_loss(z.to(problem.f0)) + problem.lam * nuclear_norm(factors)
-
-    def linearised(self, factors: Factors, progress: bool) -> tuple[Tangent, Problem]:
-        """Return the tangent at W + δ, written in δ itself, and its problem."""
-        prepared, problem = self.prepared, self.prepared.problem
-        if not any(u.shape[1] for u, _ in factors.values()):
-            return prepared.train, problem
-        with attached(prepared.network.module, prepared.targets, factors):  # no store: it knows W alone
-            tangent = linearize(
-                prepared.network,
-                prepared.splits.train.inputs,
-                prepared.targets,
-                batch_size=prepared.settings.batch_size,
-                progress=progress,
-            )
-        identity = tangent.identity | {"update_sha256": _sha256(factors)}
-        jacobian = tangent.jacobian.to(torch.float64, problem.f0.device)
-        f0 = tangent.f0.to(problem.f0) - jacobian.at(factors).forward()
-        # as a store keeps it: the certificate is then of the very numbers that can be read back
-        tangent = replace(tangent, f0=f0.to("cpu", torch.float32), identity=identity)
-        return tangent, problem_of(prepared, tangent)
+    factors: Factors
+    objective: float
+    tangent: Tangent
+    local: Problem
+    gap: float
 
 
-def problem_of(prepared: Prepared, tangent: Tangent) -> Problem:
-    """Return the problem of the same data and λ on another tangent."""
-    was = prepared.problem
-    jacobian = tangent.jacobian.to(torch.float64, was.f0.device)
-    return Problem(jacobian, tangent.f0.to(was.f0.device), was.y, was.loss, was.lam)
+def _settled(point: _Point, tolerance: float) -> bool:
+    """Say if the gap is within half the tolerance: a margin, since the certificate adds its own rounding."""
+    return point.gap <= 0.5 * tolerance * max(1.0, point.objective)
+
+
+def _point(real: RealNetwork, factors: Factors, progress: bool) -> _Point:
+    tangent, local = real.linearised(factors, progress)
+    return _Point(factors, real.objective(factors), tangent, local, local.gap(factors))
+
+
+def _step(real: RealNetwork, point: _Point, solver: Solver) -> tuple[Step, Factors]:
+    """Solve the problem there, move along the line to its answer, then descend at the ranks reached."""
+    answer = solver.solve(point.local, start=point.factors).factors
+    promised = point.local.objective(answer)
+    length, landed, reached = _along(real, point.factors, answer, point.objective, promised)
+    taken, after = _descended(real, landed, reached)
+    ranks = {name: u.shape[1] for name, (u, _) in taken.items()}
+    gaps = (point.gap, promised, point.local.gap(answer))
+    return Step(point.objective, *gaps, length, reached, after, ranks), taken
 
 
 def _along(
-    real: _Real, start: Factors, answer: Factors, objective: float, promised: float
+    real: RealNetwork, start: Factors, answer: Factors, objective: float, promised: float
 ) -> tuple[float, Factors, float]:
     """Return the first t at which P falls enough, the point there and P; t = 0 if none does."""
     length = 1.0
@@ -172,6 +165,13 @@ def _along(
     return 0.0, start, objective
 
 
+def _descended(real: RealNetwork, factors: Factors, objective: float) -> tuple[Factors, float]:
+    """Return the point and P after descent at these ranks, or the given ones where P has not fallen."""
+    point = truncate(descended(real.evaluate, factors, _EVALUATIONS), RANK_TOLERANCE)
+    value = real.objective(point)
+    return (point, value) if value < objective else (factors, objective)
+
+
 def blend(start: Factors, answer: Factors, t: float) -> Factors:
     """Return balanced factors of (1−t)δ + tδ', of no more columns than its numerical rank."""
 
@@ -182,12 +182,3 @@ def blend(start: Factors, answer: Factors, t: float) -> Factors:
         name: (stacked(u, answer[name][0]), stacked(v, answer[name][1])) for name, (u, v) in start.items()
     }
     return truncate(both, RANK_TOLERANCE)
-
-
-def _sha256(factors: Factors) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(factors):
-        for factor in factors[name]:
-            digest.update(f"{name} {tuple(factor.shape)};".encode())
-            digest.update(factor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

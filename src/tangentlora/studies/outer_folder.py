@@ -11,7 +11,8 @@ from tangentlora.report.folder import RunFolder
 from tangentlora.report.wording import number, plain, relative
 from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.studies.measure import linearised_scores, linearised_sets, real_scores
-from tangentlora.studies.outer import Ending, Outer, gauss_newton, problem_of
+from tangentlora.studies.outer import Ending, Outer, gauss_newton
+from tangentlora.studies.outer_network import problem_of
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.run import Outcome, describe, metric_lines, write_answer
 from tangentlora.studies.trials import trial
@@ -81,7 +82,7 @@ def _stored(prepared: Prepared, outer: Outer) -> Prepared:
 
 def outer_table(outer: dict[str, Any]) -> str:
     """Return the steps as aligned columns, with how they ended below."""
-    rows = [("step", "P before", "gap", "P promised", "t", "P after", "ranks")]
+    rows = [("step", "P before", "gap", "P promised", "t", "P there", "P after", "ranks")]
     for k, step in enumerate(outer["steps"]):
         rows.append(
             (
@@ -90,6 +91,7 @@ def outer_table(outer: dict[str, Any]) -> str:
                 relative(step["gap"]),
                 number(step["promised"]),
                 plain(step["length"]),
+                number(step["reached"]),
                 number(step["after"]),
                 " ".join(map(str, step["ranks"].values())) if len(step["ranks"]) <= 6 else _sum(step),
             )
@@ -99,7 +101,8 @@ def outer_table(outer: dict[str, Any]) -> str:
     end = f"At the end: P = {number(outer['objective'])}, gap {relative(outer['gap'])}. {outer['message']}"
     note = (
         "P: loss + λ Σ‖δ‖_* of the real network; gap: of the network linearised at the point, in P; "
-        "promised: the least P of that; t: how far the step went towards it."
+        "promised: the least P of that; t: how far the step went towards it; there: P at that point; "
+        "after: once the real network was trained on from it at its ranks."
     )
     return "\n".join([*lines, "", end, note])
 

@@ -26,6 +26,7 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
 from tangentlora.studies.continued import Continued, continue_from
+from tangentlora.studies.label_order import require_same_order
 from tangentlora.studies.settings import Settings
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.tangent import Tangent
@@ -109,7 +110,8 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
 def load_with_head(settings: Settings, splits: Splits) -> Network:
     """Return the network that the settings name with the readout for these data, its probe fitted to them.
 
-    Raises InputError as `choose_readout`, `load_network` and `fit_linear_probe` do.
+    Raises InputError as `choose_readout`, `load_network`, `fit_linear_probe` and, for a head that comes with
+    the checkpoint, `require_same_order` do.
     """
     readout = choose_readout(settings, splits.task, splits.train)
     network = load_network(
@@ -118,6 +120,8 @@ def load_with_head(settings: Settings, splits: Splits) -> Network:
     if isinstance(readout, ClassificationHead) and readout.init == "probe":
         inputs, labels = splits.train.inputs, splits.train.labels
         network = fit_linear_probe(network, inputs, labels, batch_size=settings.batch_size)
+    if isinstance(readout, ClassificationHead) and readout.init == "checkpoint":
+        require_same_order(network, splits.task)
     return network
 
 

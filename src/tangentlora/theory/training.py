@@ -66,7 +66,7 @@ class Judgement:
     def sentence(self) -> str:
         """Return the verdict's sentence with its numbers and thresholds."""
         measured = "".join(
-            f", {what} gains at least {value:.2%} (threshold {WORTH:.0%})"
+            f", {what} gains at least {_floored(value)} (threshold {WORTH:.0%})"
             for what, value in (
                 ("a step along the gradient", self.remaining),
                 ("a further direction", self.gain),
@@ -78,6 +78,11 @@ class Judgement:
             f"directions {self.directions}{measured}; rank {self.rank}, needed {self.needed}, wasteful from "
             f"{WASTE} times.)"
         )
+
+
+def _floored(share: float) -> str:
+    """Return a lower bound in per cent, rounded down so that it stays one."""
+    return f"{math.floor(1e4 * share) / 100:.2f}%" if math.isfinite(share) else str(share)
 
 
 def judge(
