@@ -147,3 +147,6 @@ def test_the_sentence_states_numbers_and_thresholds() -> None:
     )
     assert isinstance(judged, Judgement)
     assert "gains" not in judge(made()).sentence().removeprefix(V.CONVERGED.value)
+    # what a step gained is a lower bound: rounded down, and told as it is where it is no number
+    assert "gains at least 0.19% (" in judge(made(), remaining=0.00199).sentence()
+    assert "gains at least nan (" in judge(made(), remaining=float("nan")).sentence()
