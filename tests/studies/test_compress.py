@@ -151,7 +151,8 @@ def test_the_record_and_the_message_say_what_was_reached(trained, compressed):
     assert record["message"] == compressed.message
     assert f"c = {compressed.constraints}" in compressed.message
     assert f"On {len(trained.test)} held-out examples" in compressed.message
-    assert f", {compressed.chosen.test.relative_change:.1%} of the adapter's effect" in compressed.message
+    share = 100 * compressed.chosen.test.relative_change
+    assert f", {share:.3g}% of the adapter's effect" in compressed.message
     best = min(row.test.largest_change for row in compressed.rows[-2:])
     worse = compressed.chosen.test.largest_change > best
     assert ("There truncation is better" in compressed.message) == worse
