@@ -21,6 +21,15 @@ def multiply(factors: Factors) -> Blocks:
     return {name: u @ v.T for name, (u, v) in factors.items()}
 
 
+def padded(factors: Factors, rank: int) -> Factors:
+    """Return the factors with columns of zeros up to the rank, in every layer."""
+
+    def wide(w: Tensor) -> Tensor:
+        return torch.cat([w, w.new_zeros(len(w), rank - w.shape[1])], 1)
+
+    return {name: (wide(u), wide(v)) for name, (u, v) in factors.items()}
+
+
 def pack(factors: Factors, names: Iterable[str], like: Tensor) -> Float[Tensor, " d"]:
     """Return the factors of these layers as one vector, u_t before v_t; an empty one is as `like` is."""
     return torch.cat([like.new_zeros(0), *(w.flatten() for name in names for w in factors[name])])

@@ -13,12 +13,14 @@ import torch
 
 from small_runs import small_settings
 from small_studies import small_plan
+from tangentlora.blocks import padded
 from tangentlora.errors import InputError
+from tangentlora.report.columns import WIDTH
 from tangentlora.solvers.certified import Certified
-from tangentlora.studies.examination import WIDTH, Examination, StationarityPart
+from tangentlora.studies.examination import Examination, StationarityPart
 from tangentlora.studies.examine import PARTS, chosen_lam, examine
 from tangentlora.studies.fit import compare, fit
-from tangentlora.studies.rates import padded, rates
+from tangentlora.studies.rates import rates
 from tangentlora.studies.reopen import reopen
 from tangentlora.studies.settings import Settings
 from tangentlora.theory.bounds import generalisation

@@ -12,7 +12,6 @@ def add_audit(verbs: Any) -> None:
     parser = add_verb(
         verbs, "audit", "say if a trained adapter needs more training, more rank, less, or nothing"
     )
-    parser.add_argument("adapter", metavar="ADAPTER", help="PEFT LoRA adapter: a folder or a hub id")
     parser.add_argument("--strict", action="store_true", help="exit 1 unless it is converged or wasteful")
     group = parser.add_argument_group(
         "penalty", "Without these, λ is that of the run beside the adapter, or fitted to it."

@@ -10,7 +10,6 @@ from tangentlora.options.shared import add_adapter_options, add_output_option, a
 def add_compress(verbs: Any) -> None:
     """Add `compress`: fewer ranks, the same outputs on the data."""
     parser = add_verb(verbs, "compress", "make a trained adapter smaller and keep what it does on the data")
-    parser.add_argument("adapter", metavar="ADAPTER", help="PEFT LoRA adapter: a folder or a hub id")
     add_output_option(parser, "runs/compressed")
     group = parser.add_argument_group("size", "Without these, down to what Theorem 1 promises.")
     group.add_argument("--rank", type=int, help="most ranks in a layer")

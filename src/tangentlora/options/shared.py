@@ -76,7 +76,8 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    """Add what opens an adapter of any origin: its network, its data and its readout."""
+    """Add the adapter and what opens it, of any origin: its network, its data and its readout."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="PEFT LoRA adapter: a folder or a hub id")
     model = parser.add_argument_group("network", "Which matrices are adapted is told by the adapter.")
     _add_network(model, "the adapter's base model")
     add_data_options(parser, default="that of the run beside the adapter").add_argument(

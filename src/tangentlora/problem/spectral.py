@@ -14,7 +14,7 @@ EPS = float(torch.finfo(torch.float64).eps)
 RANK_TOLERANCE = 1e-7
 """A singular value below this fraction of the largest of all layers counts as zero: half the digits."""
 
-_SMALL = 64  # the smaller side up to which all singular values cost less than the proof of one
+SMALL = 64  # the smaller side up to which all singular values cost less than the proof of one
 
 
 def product_svd(
@@ -75,9 +75,10 @@ def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
     """
     thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     q, p = thin.shape
-    if q > _SMALL:
+    if q > SMALL:
         gram = thin @ thin.T
-        square = _largest_eigenvalue(gram) * (1 + 8 * q * EPS)
+        found = leading_eigenpair(gram)
+        square = (math.nan if found is None else found[0]) * (1 + 8 * q * EPS)
         slack = -gram
         slack.diagonal().add_(square)
         R, failed = torch.linalg.cholesky_ex(slack)
@@ -90,13 +91,16 @@ def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
     return float(torch.linalg.svdvals(thin)[:1].sum()) * (1 + 8 * (p + 1) * EPS)
 
 
-def _largest_eigenvalue(gram: Float[Tensor, "q q"]) -> float:
-    """Return Lanczos' estimate, from a fixed start; NaN where there is none."""
+def leading_eigenpair(gram: Float[Tensor, "q q"]) -> tuple[float, Float[Tensor, " q"]] | None:
+    """Return the largest eigenvalue and its vector as Lanczos estimates them, from below and a fixed start.
+
+    None where there are none: for a matrix of zeros, or without convergence.
+    """
     from scipy.sparse.linalg import ArpackError, eigsh
 
     start = np.random.default_rng(0).standard_normal(len(gram))
     try:
-        found = eigsh(gram.cpu().numpy(), k=1, which="LA", v0=start, return_eigenvectors=False)
+        values, vectors = eigsh(gram.cpu().numpy(), k=1, which="LA", v0=start)
     except ArpackError:
-        return math.nan
-    return float(found[0])
+        return None
+    return float(values[0]), torch.from_numpy(vectors[:, 0]).to(gram)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tangentlora.report.columns import aligned
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.parsing import parse_mapping, parse_number, parse_object, parsed, read_text
 from tangentlora.report.record import Run
@@ -70,9 +71,7 @@ class LambdaPath:
         """Return aligned columns, one line per λ and a star at the chosen one, and the rule below."""
         shown = [key for key in self.points[0].scores if key.endswith("_accuracy")]
         head = ("", "λ", "objective", "relative gap", "certified", "rank", *(k.split("_")[0] for k in shown))
-        rows = [head, *(self._row(point, shown) for point in self.points)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+        lines = aligned([head, *(self._row(point, shown) for point in self.points)])
         return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], "", f"* chosen: {self.rule}."])
 
     def _row(self, point: PathPoint, shown: Sequence[str]) -> tuple[str, ...]:

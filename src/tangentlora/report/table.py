@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import textwrap
 
+from tangentlora.report.columns import WIDTH, named
 from tangentlora.report.parsing import Number
 from tangentlora.report.record import Answer, Run
 from tangentlora.report.verdict import verdict
 from tangentlora.report.wording import accuracy, number, relative
 
-WIDTH = 100
 _NAME_WIDTH = 26
 
 
@@ -30,9 +30,9 @@ def comparison_table(run: Run) -> str:
     ]
     rows += [_row(answer, held_out) for answer in run.answers]
     widths = [max(len(row[i]) for row in [*head, *rows]) for i in range(len(head[0]))]
-    lines = [_line(row, widths) for row in head]
+    lines = [named(row, widths) for row in head]
     lines[0] += f"{'held-out' if held_out else 'training'} accuracy".rjust(len(lines[1]) - len(lines[0]))
-    lines += ["-" * max(map(len, lines)), *(_line(row, widths) for row in rows), ""]
+    lines += ["-" * max(map(len, lines)), *(named(row, widths) for row in rows), ""]
     lines += [textwrap.fill(line, WIDTH) for line in verdict(run)]
     return "\n".join(lines)
 
@@ -52,11 +52,3 @@ def _row(answer: Answer, held_out: bool) -> tuple[str, ...]:
         score(answer.linearised.test_accuracy, answer.linearised.train_accuracy),
         score(answer.real.test_accuracy, answer.real.train_accuracy),
     )
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    name, *cells = (
-        cell.ljust(w) if i == 0 else cell.rjust(w)
-        for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join([name, *cells]).rstrip()

@@ -10,6 +10,7 @@ from typing import Any
 
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import ranks as numerical_ranks
+from tangentlora.report.columns import WIDTH, aligned, wrapped
 from tangentlora.report.wording import ABSENT, at_most, listing, number, plain, tolerance as in_words
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.prepare import prepare
@@ -24,7 +25,6 @@ from tangentlora.theory.rank_rules import RankRule, arrived, proved_distance, pr
 RANKS = (1, 2, 4, 8, 16)
 
 _SHARP = 1e-9  # of the optimum: the bound on all optima's ranks closes with the root of the gap
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,15 @@ class Advice:
     def table(self) -> str:
         """Return runs, optimum and rules as text, at most 100 wide, with the sentences below."""
         head = ("rank", "objective", "within", "rank used", "epochs", "status")
-        rows = [head, *(_row(run) for run in self.runs)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        runs = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        runs = aligned([head, *(_row(run) for run in self.runs)])
         optimum = (
             f"Optimum at λ = {plain(self.optimum.lam)}: objective {number(self.optimum.objective)}, ranks "
             f"{_ranks(self.optimum.ranks)}; after Theorem 1 {_ranks(self.reduced.ranks)}; every optimum has "
             f"at most {_ranks(self.bound.ranks)}."
         )
         rules = [line for rule in self.rules for line in _rule(rule)]
-        parts = [*runs, "", *textwrap.wrap(optimum, _WIDTH), "", "rank  rule", *rules, ""]
-        return "\n".join([*parts, *textwrap.wrap(self.sentence(), _WIDTH)])
+        parts = [*runs, "", *wrapped(optimum), "", "rank  rule", *rules, ""]
+        return "\n".join([*parts, *wrapped(self.sentence())])
 
     def describe(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
@@ -165,6 +163,6 @@ def _ranks(ranks: dict[str, int]) -> str:
 def _rule(rule: RankRule) -> tuple[str, ...]:
     return (
         f"{ABSENT if rule.rank is None else rule.rank:>4}  {rule.name}",
-        *textwrap.wrap(f"if: {rule.assumption}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 10),
-        *textwrap.wrap(f"proves: {rule.proves}", _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 10),
+        *textwrap.wrap(f"if: {rule.assumption}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 10),
+        *textwrap.wrap(f"proves: {rule.proves}", WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 10),
     )

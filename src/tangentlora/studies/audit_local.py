@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, padded
 from tangentlora.data import COMPLETION
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import balance, product_singular_values
 from tangentlora.studies.opened import Opened
-from tangentlora.tangent.linearize import linearize
+from tangentlora.tangent.linearize import linearize, linearize_at
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.first_order import USED
 from tangentlora.theory.rank_reduction import reduce_rank
@@ -106,8 +106,9 @@ def local_part(
     not come that far. Raises InputError in the cases of `linearize`.
     """
     examples, y = opened.splits.train.inputs, torch.tensor(opened.splits.train.labels)
-    with attached(opened.network.module, opened.targets, factors):
-        there = linearize(opened.network, examples, opened.targets, batch_size=batch_size, progress=progress)
+    there = linearize_at(
+        opened.network, examples, opened.targets, factors, batch_size=batch_size, progress=progress
+    )
     here = linearize(opened.network, examples, opened.targets, batch_size=batch_size, progress=progress)
     drift = kernel_drift(here.jacobian, there.jacobian)
     jacobian = there.jacobian.to(torch.float64)
@@ -122,7 +123,7 @@ def local_part(
     largest = max(float(product_singular_values(u, v)[:1].sum()) for u, v in factors.values())
     used = {t: balance(u, v, USED * largest) for t, (u, v) in factors.items()}
     # columns of zeros, as in B = 0, are room that the adapter has: at a saddle they are the way out
-    whole = {t: _widened(pair, opened.factors[t][0].shape[1]) for t, pair in factors.items()}
+    whole = {t: padded({t: pair}, opened.factors[t][0].shape[1])[t] for t, pair in factors.items()}
     reduced = reduce_rank(problem, used)
     return LocalPart(
         certificate=certify(problem, factors),
@@ -130,9 +131,3 @@ def local_part(
         reduced={t: u.shape[1] for t, (u, _) in reduced.items()},
         regime=Regime(steps, (), drift),
     )
-
-
-def _widened(pair: tuple[Tensor, Tensor], rank: int) -> tuple[Tensor, Tensor]:
-    """Return the factors with zero columns up to a rank."""
-    u, v = (torch.nn.functional.pad(w, (0, rank - w.shape[1])) for w in pair)
-    return u, v

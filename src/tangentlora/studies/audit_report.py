@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.wording import ABSENT, accuracy, at_least, at_most, listing, number, short_names
 from tangentlora.studies.audit_lam import ChosenLam
 from tangentlora.studies.audit_local import LocalPart
-from tangentlora.studies.examination import aligned, wrapped
 from tangentlora.studies.line_search import Fall
 from tangentlora.theory.first_order import ABOVE, USED, FirstOrder, LayerFirstOrder
 from tangentlora.theory.regime import CLOSE, FAR

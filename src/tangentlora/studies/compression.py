@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tangentlora.blocks import Factors
+from tangentlora.report.columns import WIDTH, named
 from tangentlora.report.wording import accuracy, relative
 from tangentlora.theory.output_reduction import theorem_count
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Compression:
                 line += [] if measured is None else _cells(measured)
             cells.append(line)
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        lines = [_aligned(line, widths) for line in cells]
+        lines = [named(line, widths) for line in cells]
         above = _spanning(over, widths)
         rule = "-" * max(map(len, lines))
         note = (
@@ -120,7 +119,7 @@ class Compression:
             "largest change of an output against the given adapter, and the root mean square over that of "
             "taking it off."
         )
-        text = [textwrap.fill(sentence, _WIDTH) for sentence in (note, self.message)]
+        text = [textwrap.fill(sentence, WIDTH) for sentence in (note, self.message)]
         return "\n".join([above, lines[0], rule, *lines[1:], "", *text])
 
     def record(self) -> dict[str, Any]:
@@ -147,12 +146,6 @@ def _cells(measured: Measured) -> list[str]:
 
 def _percent(share: float) -> str:
     return "<0.01%" if 0 < share < 1e-4 else f"{100 * share:.3g}%"
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    name, *cells = line
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-    return "  ".join([name.ljust(widths[0]), *padded]).rstrip()
 
 
 def _spanning(over: Sequence[str], widths: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from tangentlora.progress import bar
 from tangentlora.studies.compression import Measured, Row
 from tangentlora.studies.prepare import scores
 from tangentlora.tangent.jacobian import Jacobian
-from tangentlora.tangent.linearize import linearize
+from tangentlora.tangent.linearize import linearize_at
 from tangentlora.theory.output_reduction import Directions, distance, parameters
 from tangentlora.theory.output_refit import restore
 
@@ -65,14 +65,14 @@ class Compressor:
         return Directions.of(self.factors)
 
     def _linearised(self, factors: Factors, progress: bool) -> tuple[Jacobian, Float[Tensor, "N K"]]:
-        with attached(self.network.module, self.targets, factors):  # no store: it knows W alone
-            tangent = linearize(
-                self.network,
-                self.train.inputs,
-                self.targets,
-                batch_size=self.batch_size,
-                progress=progress,
-            )
+        tangent = linearize_at(
+            self.network,
+            self.train.inputs,
+            self.targets,
+            factors,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
         where = self.network.device
         return tangent.jacobian.to(torch.float64, where), tangent.f0.to(where, torch.float64)
 

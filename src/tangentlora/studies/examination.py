@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.wording import accuracy, number, plain, relative
 from tangentlora.studies.rates import AGREES, RINGING, WINDOW, Rate, table as rate_table
 from tangentlora.studies.regime import RegimeReport
@@ -14,8 +13,6 @@ from tangentlora.theory.bounds import Generalisation
 from tangentlora.theory.certificate import Certificate
 from tangentlora.theory.regime import CLOSE, FAR, Step
 from tangentlora.theory.stationarity import Kind, Stationarity
-
-WIDTH = 100
 
 
 @runtime_checkable
@@ -208,17 +205,6 @@ class Examination:
         said = {name: part.describe() for name, part in self.parts.items()}
         keys = ("folder", "answer", "task", "lam", "n_examples")
         return {key: getattr(self, key) for key in keys} | said
-
-
-def wrapped(text: str) -> list[str]:
-    """Return the text in lines of at most `WIDTH`."""
-    return textwrap.wrap(text, WIDTH)
-
-
-def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the rows with columns of equal width, aligned to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _step(step: Step) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tangentlora.blocks import padded
 from tangentlora.errors import InputError
 from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
@@ -21,7 +22,7 @@ from tangentlora.studies.examination import (
 )
 from tangentlora.studies.path import lambda_path
 from tangentlora.studies.prepare import Prepared
-from tangentlora.studies.rates import padded, rates
+from tangentlora.studies.rates import rates
 from tangentlora.studies.regime import regime
 from tangentlora.studies.reopen import Reopened, reopen
 from tangentlora.theory.certificate import certify

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from tangentlora.blocks import Factors
+from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.wording import at_most, number, plain, relative, tolerance as in_words
 from tangentlora.studies.rest import Start
 from tangentlora.theory.stationarity import Stationarity
-
-_WIDTH = 100
 
 
 class Outcome(Enum):
@@ -129,11 +127,9 @@ class Landscape:
     def table(self) -> str:
         """Return the counts by rank, the minima found and the thresholds as text, at most 100 wide."""
         head = ("rank", "theorem", "runs", "optimum", "spurious", "by rank", "saddle", "undecided", "left")
-        rows = [head, *(self._row(rank) for rank in self.ranks)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines = aligned([head, *(self._row(rank) for rank in self.ranks)])
         minima = [f"  {_in_words(each)}" for rank in self.ranks for each in self.minima(rank)]
-        said = [*textwrap.wrap(self.sentence(), _WIDTH), *textwrap.wrap(self._thresholds(), _WIDTH)]
+        said = [*wrapped(self.sentence()), *wrapped(self._thresholds())]
         return "\n".join([*lines, "", "Minima of the perturbed objective F_Π:", *minima, "", *said])
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tangentlora.report.columns import aligned
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.wording import number, plain, relative
 from tangentlora.solvers.solution import Record, Solution, Status
@@ -96,15 +97,13 @@ def outer_table(outer: dict[str, Any]) -> str:
                 " ".join(map(str, step["ranks"].values())) if len(step["ranks"]) <= 6 else _sum(step),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     end = f"At the end: P = {number(outer['objective'])}, gap {relative(outer['gap'])}. {outer['message']}"
     note = (
         "P: loss + λ Σ‖δ‖_* of the real network; gap: of the network linearised at the point, in P; "
         "promised: the least P of that; t: how far the step went towards it; there: P at that point; "
         "after: once the real network was trained on from it at its ranks."
     )
-    return "\n".join([*lines, "", end, note])
+    return "\n".join([*aligned(rows), "", end, note])
 
 
 def _sum(step: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from tangentlora.models.attach import attached
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm
 from tangentlora.studies.prepare import Prepared
 from tangentlora.tangent.gradient import weight_gradients
-from tangentlora.tangent.linearize import linearize
+from tangentlora.tangent.linearize import linearize_at
 from tangentlora.tangent.tangent import Tangent
 
 
@@ -53,14 +53,14 @@ class RealNetwork:
         prepared, problem = self.prepared, self.prepared.problem
         if not any(u.shape[1] for u, _ in factors.values()):
             return prepared.train, problem
-        with attached(prepared.network.module, prepared.targets, factors):  # no store: it knows W alone
-            tangent = linearize(
-                prepared.network,
-                prepared.splits.train.inputs,
-                prepared.targets,
-                batch_size=prepared.settings.batch_size,
-                progress=progress,
-            )
+        tangent = linearize_at(
+            prepared.network,
+            prepared.splits.train.inputs,
+            prepared.targets,
+            factors,
+            batch_size=prepared.settings.batch_size,
+            progress=progress,
+        )
         identity = tangent.identity | {"update_sha256": _sha256(factors)}
         jacobian = tangent.jacobian.to(torch.float64, problem.f0.device)
         f0 = tangent.f0.to(problem.f0) - jacobian.at(factors).forward()

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-import torch
-
-from tangentlora.blocks import Factors
+from tangentlora.blocks import padded
 from tangentlora.errors import InputError
+from tangentlora.report.columns import aligned
 from tangentlora.report.wording import ABSENT, relative
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.solution import Solution, Status
@@ -139,23 +138,10 @@ def _measured(run: Solution, least: float, window: tuple[float, float]) -> float
         return None
 
 
-def padded(factors: Factors, rank: int) -> Factors:
-    """Return the factors with columns of zeros up to the rank."""
-    return {
-        name: (
-            torch.cat([u, u.new_zeros(len(u), rank - u.shape[1])], 1),
-            torch.cat([v, v.new_zeros(len(v), rank - v.shape[1])], 1),
-        )
-        for name, (u, v) in factors.items()
-    }
-
-
 def table(found: Sequence[Rate]) -> list[str]:
     """Return aligned columns, one line per run."""
     head = ("rank", "start", "rate η", "momentum", "h_min", "h_max", "predicted", "measured", "speed", "")
-    rows = [head, *(_row(rate) for rate in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned([head, *(_row(rate) for rate in found)])
 
 
 def _row(rate: Rate) -> tuple[str, ...]:

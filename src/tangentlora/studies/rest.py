@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import Enum
 
@@ -14,10 +13,11 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, minres
 from torch import Tensor
 
-from tangentlora.blocks import Factors, pack, unpack
+from tangentlora.blocks import Factors, pack, padded, unpack
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.spectral_start import spectral_start
+from tangentlora.solvers.starts import paper_start
 from tangentlora.theory.curvature import DENSE
 from tangentlora.theory.hessian import Hessian
 
@@ -52,28 +52,16 @@ def begin(problem: Problem, noise: Mapping[str, Tensor], rank: int, start: Start
     def normal(rows: int) -> Tensor:
         return torch.randn(rows, rank, generator=generator, dtype=torch.float64).to(problem.f0)
 
-    shapes = problem.jacobian.shapes
     if start is Start.PAPER:
-        return {
-            t: (problem.f0.new_zeros(m, rank), normal(n) / (math.sqrt(rank) * n))
-            for t, (m, n) in shapes.items()
-        }
+        return paper_start(problem, rank, seed)
     if start is Start.LARGE:
-        return {t: (3 * normal(m), 3 * normal(n)) for t, (m, n) in shapes.items()}
+        return {t: (3 * normal(m), 3 * normal(n)) for t, (m, n) in problem.jacobian.shapes.items()}
     if start is Start.SPECTRAL:
-        return _widened(spectral_start(problem, problem.zero(), rank), rank)
+        return padded(spectral_start(problem, problem.zero(), rank), rank)
     if start is Start.ZERO or rank == 1:
-        return _widened(problem.zero(), rank)
+        return padded(problem.zero(), rank)
     single = begin(problem, noise, 1, Start.LARGE, seed)
-    return _widened(rest(problem, single, noise), rank)
-
-
-def _widened(factors: Factors, rank: int) -> Factors:
-    return {t: (_padded(u, rank), _padded(v, rank)) for t, (u, v) in factors.items()}
-
-
-def _padded(matrix: Tensor, rank: int) -> Tensor:
-    return torch.cat([matrix, matrix.new_zeros(len(matrix), rank - matrix.shape[1])], 1)
+    return padded(rest(problem, single, noise), rank)
 
 
 def rest(problem: Problem, factors: Factors, noise: Mapping[str, Tensor]) -> Factors:

@@ -25,6 +25,7 @@ from tangentlora.models.network import Network
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import Loss
 from tangentlora.progress import bar
+from tangentlora.tangent.linearize import require_passes
 
 _CHUNK = 4096  # rows of x and g that are held in float32 at a time, where the network's type is coarser
 
@@ -61,7 +62,7 @@ def weight_gradients(
     Raises InputError for an empty set, labels that do not fit, a network in training mode, a target that is
     never called, outputs that depend on no target, and numbers that are not finite.
     """
-    _require(network, inputs, targets, batch_size)
+    require_passes(network, inputs, targets, batch_size)
     features = network.reader.encode(inputs)
     found: dict[int, Tensor] = {}
     total = 0.0
@@ -181,22 +182,6 @@ def _tapped(module: nn.Module, targets: Sequence[Target]) -> Iterator[_Taps]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _require(network: Network, inputs: Sequence[Any], targets: Sequence[Target], batch_size: int) -> None:
-    if not len(inputs):
-        raise InputError(
-            "got an empty set of examples, expected at least one: check the data file or its filters"
-        )
-    if batch_size < 1:
-        raise InputError(f"got batch size {batch_size}, expected at least 1: change --batch-size")
-    if not targets:
-        raise InputError("got no target matrices, expected at least one: name some with --target-modules")
-    if any(module.training for module in network.module.modules()):
-        raise InputError(
-            f"got the network {network.name!r} in training mode, expected evaluation mode, in which dropout "
-            "and batch statistics are off: call .eval() on its module"
-        )
 
 
 def _require_finite(numbers: Tensor, what: str, network: Network) -> None:

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
+from tangentlora.models.attach import attached
 from tangentlora.models.network import Batch, Features, Network
 from tangentlora.models.targets import Target
 from tangentlora.progress import bar
@@ -45,20 +47,8 @@ def linearize(
     and the cases of `capture`.
     Source: Jang, Lee, Ryu 2024, section 2.
     """
-    if not len(inputs):
-        raise InputError(
-            "got an empty set of examples, expected at least one: check the data file or its filters"
-        )
-    if batch_size < 1:
-        raise InputError(f"got batch size {batch_size}, expected at least 1: change --batch-size")
     targets = tuple(network.targets() if targets is None else targets)
-    if not targets:
-        raise InputError("got no target matrices, expected at least one: name some with --target-modules")
-    if any(module.training for module in network.module.modules()):
-        raise InputError(
-            f"got the network {network.name!r} in training mode, expected evaluation mode, in which dropout "
-            "and batch statistics are off: call .eval() on its module"
-        )
+    require_passes(network, inputs, targets, batch_size)
     features = network.reader.encode(inputs)
     identity = _identity(network, features, targets, batch_size)
     folder = None if store is None else Path(store) / key_of(identity)
@@ -84,6 +74,43 @@ def linearize(
         return tangent
     save_tangent(tangent, folder)
     return _reuse(folder)  # from the same bytes, at the same alignment in memory, as every later run
+
+
+def linearize_at(
+    network: Network,
+    inputs: Sequence[Any],
+    targets: Sequence[Target],
+    factors: Factors,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Tangent:
+    """Return the tangent at W + δ, δ_t = u_t v_tᵀ: z(δ') = f0 + J(δ' − δ) with f0 = f(W+δ), in float32.
+
+    It goes into no store, whose fingerprint is of W alone. Raises InputError as `linearize` and `attached`
+    do.
+    """
+    with attached(network.module, targets, factors):
+        return linearize(network, inputs, targets, batch_size=batch_size, progress=progress)
+
+
+def require_passes(
+    network: Network, inputs: Sequence[Any], targets: Sequence[Target], batch_size: int
+) -> None:
+    """Raise InputError for what no pass over examples can be made with: none of them, no targets, dropout."""
+    if not len(inputs):
+        raise InputError(
+            "got an empty set of examples, expected at least one: check the data file or its filters"
+        )
+    if batch_size < 1:
+        raise InputError(f"got batch size {batch_size}, expected at least 1: change --batch-size")
+    if not targets:
+        raise InputError("got no target matrices, expected at least one: name some with --target-modules")
+    if any(module.training for module in network.module.modules()):
+        raise InputError(
+            f"got the network {network.name!r} in training mode, expected evaluation mode, in which dropout "
+            "and batch statistics are off: call .eval() on its module"
+        )
 
 
 def _reuse(folder: Path) -> Tangent:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_EPS = float(torch.finfo(torch.float64).eps)
-_SMALL = 64  # the side up to which all eigenvalues cost no more than Lanczos' one
+from tangentlora.problem.spectral import EPS, SMALL, leading_eigenpair
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +74,16 @@ def complement(M: Float[Tensor, "m n"], A: Float[Tensor, "m k"], B: Float[Tensor
 
 def _rounding(gram: Tensor, norm: float) -> float:
     """Return the eigenvalue of M⊥M⊥ᵀ up to which it may be rounding."""
-    return 4 * len(gram) * _EPS * norm**2
+    return 4 * len(gram) * EPS * norm**2
 
 
 def _largest(gram: Float[Tensor, "p p"]) -> tuple[float, Float[Tensor, " p"]]:
-    """Return the largest eigenvalue and its vector, by Lanczos from a fixed start where that is cheaper."""
-    from scipy.sparse.linalg import ArpackError, eigsh
-
-    if len(gram) > _SMALL:
-        start = np.random.default_rng(0).standard_normal(len(gram))
-        try:
-            values, vectors = eigsh(gram.numpy(), k=1, which="LA", v0=start)
-            return float(values[0]), torch.from_numpy(vectors[:, 0])
-        except ArpackError:  # a matrix of zeros, or no convergence
-            pass
-    every, all_vectors = torch.linalg.eigh(gram)
-    return float(every[-1]), all_vectors[:, -1]
+    """Return the largest eigenvalue and its vector, by Lanczos where that is cheaper."""
+    found = leading_eigenpair(gram) if len(gram) > SMALL else None
+    if found is not None:
+        return found
+    values, vectors = torch.linalg.eigh(gram)
+    return float(values[-1]), vectors[:, -1]
 
 
 def _unit(vector: Tensor, space: Tensor) -> Tensor:
