@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from fake_network import fake_network, jacrev_blocks, relative_error, whole_batch
+from fake_network import jacrev_blocks, relative_error, whole_batch
+from pairs import (
+    TARGETS,
+    D,
+    Forward,
+    Pair,
+    infinite,
+    inputs,
+    mix,
+    network_of,
+    never_called,
+    not_on_the_way,
+    of_infinite_slope,
+    on_a_table,
+)
 from tangentlora.errors import InputError
-from tangentlora.models.network import Network
-from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import Capture, capture
-
-B, L, D, K = 4, 3, 6, 2
-
-
-class Pair(nn.Module):
-    """Two linear layers of equal size; each network below uses them in its own way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, K)
-        self.table = nn.Parameter(torch.randn(5, D))
-
-
-TARGETS = (Target("a", "a", (D, D)), Target("b", "b", (D, D)))
-Forward = Callable[[Pair, Tensor], Tensor]
-
-
-def network_of(forward: Forward) -> Network:
-    """Return a float64 network that reads `forward(pair, x)`, (B,L,D), by its head at the last token."""
-    pair = Pair().double()
-
-    def read(tensors: Mapping[str, Tensor]) -> Tensor:
-        outputs: Tensor = pair.head(forward(pair, tensors["x"])[:, -1])
-        return outputs
-
-    return fake_network(pair, read)
-
-
-def inputs(batch: int = B) -> dict[str, Tensor]:
-    return {"x": torch.randn(batch, L, D, dtype=torch.float64)}
 
 
 def blocks_of(found: Capture) -> dict[str, Tensor]:
     return {name: torch.einsum("bklm,bln->bkmn", found.g[name], found.x[name]) for name in found.x}
-
-
-def mix(x: Tensor) -> Tensor:
-    """Mix the tokens of each example, so that every token reaches the last one."""
-    return torch.tanh(x) + x.mean(dim=1, keepdim=True)
 
 
 def twice(pair: Pair, x: Tensor) -> Tensor:
@@ -72,33 +48,12 @@ def of_different_lengths(pair: Pair, x: Tensor) -> Tensor:
     return mix(pair.b(mix(pair.a(x)))) + pair.a(x[:, :1])
 
 
-def on_a_table(pair: Pair, x: Tensor) -> Tensor:
-    return mix(pair.b(x) * pair.a(pair.table).mean(dim=0))
-
-
 def used_elsewhere(pair: Pair, x: Tensor) -> Tensor:
     return mix(pair.b(x)) + functional.linear(x, pair.b.weight) + pair.a(x)
 
 
 def shared_tokens(pair: Pair, x: Tensor) -> Tensor:
     return mix(pair.b(mix(pair.a(x)))) - pair.b(x).mean(dim=0)
-
-
-def never_called(pair: Pair, x: Tensor) -> Tensor:
-    return mix(pair.a(x))
-
-
-def not_on_the_way(pair: Pair, x: Tensor) -> Tensor:
-    pair.a(x), pair.b(x)
-    return mix(x)
-
-
-def infinite(pair: Pair, x: Tensor) -> Tensor:
-    return pair.b(pair.a(x)) / torch.zeros(())
-
-
-def of_infinite_slope(pair: Pair, x: Tensor) -> Tensor:
-    return (pair.b(x) - pair.b(x)).abs().sqrt() + pair.a(x)
 
 
 def cancelling(pair: Pair, x: Tensor) -> Tensor:

@@ -11,6 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from fake_network import examples_of, fake_network, relative_error
+from pairs import (
+    TARGETS,
+    B,
+    D,
+    Pair,
+    infinite,
+    inputs,
+    mix,
+    network_of,
+    never_called,
+    not_on_the_way,
+    of_infinite_slope,
+    on_a_table,
+)
 from random_factors import random_factors
 from tangentlora.blocks import Blocks
 from tangentlora.errors import InputError
@@ -141,60 +155,13 @@ def test_live_lora_layers_are_seen_as_part_of_the_weight(trainable: bool) -> Non
     assert all(p.grad is None and p.requires_grad == trainable for p in network.module.parameters())
 
 
-B, L, D = 4, 3, 6
-
-
-class Pair(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, 2)
-        self.table = nn.Parameter(torch.randn(5, D))
-
-
-TARGETS = [Target("a", "a", (D, D)), Target("b", "b", (D, D))]
-
-
-def network_of(forward: Callable[[Pair, Tensor], Tensor], k: int = 2) -> Network:
-    pair = Pair().double()
-    return fake_network(pair, lambda tensors: pair.head(forward(pair, tensors["x"])[:, -1])[:, :k])
-
-
-def made() -> dict[str, Tensor]:
-    return {"x": torch.randn(B, L, D, dtype=torch.float64)}
-
-
-def mix(x: Tensor) -> Tensor:
-    return torch.tanh(x) + x.mean(dim=1, keepdim=True)
-
-
 def twice(pair: Pair, x: Tensor) -> Tensor:
     return mix(pair.b(input=mix(pair.a(mix(pair.a(x)).relu_()))).mul_(2))
-
-
-def on_a_table(pair: Pair, x: Tensor) -> Tensor:
-    return mix(pair.b(x) * pair.a(pair.table).mean(dim=0))
-
-
-def never_called(pair: Pair, x: Tensor) -> Tensor:
-    return mix(pair.a(x))
 
 
 def off_the_way(pair: Pair, x: Tensor) -> Tensor:
     pair.b(x)
     return mix(pair.a(x))
-
-
-def not_on_the_way(pair: Pair, x: Tensor) -> Tensor:
-    pair.a(x), pair.b(x)
-    return mix(x)
-
-
-def infinite(pair: Pair, x: Tensor) -> Tensor:
-    return pair.b(pair.a(x)) / torch.zeros(())
-
-
-def of_infinite_slope(pair: Pair, x: Tensor) -> Tensor:
-    return (pair.b(x) - pair.b(x)).abs().sqrt() + pair.a(x)
 
 
 @pytest.mark.parametrize("forward", [twice, on_a_table])
@@ -203,7 +170,7 @@ def test_calls_add_up_whatever_rows_they_are_on(
     forward: Callable[[Pair, Tensor], Tensor], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tangentlora.tangent.gradient._CHUNK", chunk)
-    network, tensors, y = network_of(forward), made(), torch.tensor([1, 0, 1, 1])
+    network, tensors, y = network_of(forward), inputs(), torch.tensor([1, 0, 1, 1])
     found = weight_gradients(network, examples_of(tensors), y, TARGETS, CrossEntropy(), batch_size=3)
     expected = reference(network, tensors, y, TARGETS, CrossEntropy())
     agree(found, expected, 1e-12)
@@ -218,7 +185,7 @@ def test_calls_add_up_whatever_rows_they_are_on(
     ],
 )
 def test_other_losses_agree_too(loss: Loss, k: int, y: Tensor) -> None:
-    network, tensors = network_of(twice, k), made()
+    network, tensors = network_of(twice, k), inputs()
     found = weight_gradients(network, examples_of(tensors), y, TARGETS, loss, batch_size=3)
     agree(found, reference(network, tensors, y, TARGETS, loss), 1e-12)
 
@@ -239,7 +206,7 @@ def test_labels_follow_their_examples_when_lengths_decide_the_batches() -> None:
 
 def test_a_layer_that_no_output_depends_on_has_no_gradient() -> None:
     y = torch.zeros(B, dtype=torch.int64)
-    found = weight_gradients(network_of(off_the_way), examples_of(made()), y, TARGETS, CrossEntropy())
+    found = weight_gradients(network_of(off_the_way), examples_of(inputs()), y, TARGETS, CrossEntropy())
     assert found.gradients["a"].norm() > 0
     assert torch.equal(found.gradients["b"], torch.zeros(D, D))
 
@@ -249,9 +216,9 @@ def test_the_network_is_left_as_it_was() -> None:
     network.module.get_parameter("a.weight").requires_grad_(True)
     before = {name: (p.requires_grad, p.clone()) for name, p in network.module.named_parameters()}
     y = torch.zeros(B, dtype=torch.int64)
-    found = weight_gradients(network, examples_of(made()), y, TARGETS, CrossEntropy())
+    found = weight_gradients(network, examples_of(inputs()), y, TARGETS, CrossEntropy())
     with pytest.raises(InputError):
-        weight_gradients(network, examples_of(made()), y + 2, TARGETS, CrossEntropy())
+        weight_gradients(network, examples_of(inputs()), y + 2, TARGETS, CrossEntropy())
     assert not any(w.requires_grad for w in (found.outputs, *found.gradients.values()))
     for name, parameter in network.module.named_parameters():
         assert parameter.requires_grad == before[name][0]
@@ -274,14 +241,14 @@ def test_networks_without_a_gradient_are_refused(
 ) -> None:
     y = torch.zeros(B, dtype=torch.int64)
     with pytest.raises(InputError, match=message):
-        weight_gradients(network_of(forward), examples_of(made()), y, TARGETS[::-1], CrossEntropy())
+        weight_gradients(network_of(forward), examples_of(inputs()), y, TARGETS[::-1], CrossEntropy())
 
 
 def test_outputs_that_depend_on_other_trainable_weights_only_are_refused() -> None:
     network, y = network_of(not_on_the_way), torch.zeros(B, dtype=torch.int64)
     network.module.requires_grad_(True)
     with pytest.raises(InputError, match="outputs that do not depend on a, b, expected modules"):
-        weight_gradients(network, examples_of(made()), y, TARGETS, CrossEntropy())
+        weight_gradients(network, examples_of(inputs()), y, TARGETS, CrossEntropy())
 
 
 def test_an_input_written_into_after_the_call_is_not_used() -> None:
@@ -293,11 +260,11 @@ def test_an_input_written_into_after_the_call_is_not_used() -> None:
 
     y = torch.zeros(B, dtype=torch.int64)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        weight_gradients(network_of(overwritten), examples_of(made()), y, TARGETS, CrossEntropy())
+        weight_gradients(network_of(overwritten), examples_of(inputs()), y, TARGETS, CrossEntropy())
 
 
 def test_bad_input_is_refused() -> None:
-    network, examples = network_of(twice), examples_of(made())
+    network, examples = network_of(twice), examples_of(inputs())
     y = torch.zeros(B, dtype=torch.int64)
     with pytest.raises(InputError, match="got an empty set of examples, expected at least one"):
         weight_gradients(network, [], y[:0], TARGETS, CrossEntropy())
@@ -315,7 +282,7 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_a_range_of_rows_is_a_block_of_the_whole() -> None:
-    network, tensors, y = network_of(twice), made(), torch.tensor([1, 0, 1, 1])
+    network, tensors, y = network_of(twice), inputs(), torch.tensor([1, 0, 1, 1])
     whole = weight_gradients(network, examples_of(tensors), y, TARGETS, CrossEntropy()).gradients["a"]
     part = replace(TARGETS[0], name="a:rows", rows=(2, 5), shape=(3, D))
     found = weight_gradients(network, examples_of(tensors), y, [part, TARGETS[0]], CrossEntropy()).gradients
