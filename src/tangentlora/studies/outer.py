@@ -97,13 +97,13 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
         name: balance(u.to(zero[name][0]), v.to(zero[name][1]))
         for name, (u, v) in (zero | (prepared.start or {})).items()
     }
-    point = _point(real, start, progress)
+    point = _point(real, start, real.objective(start), progress)
     steps: list[Step] = []
     ending = Ending.STEPS_SPENT
     with bar(settings.outer, "linearise, solve, move", "step", progress) as shown:
         while len(steps) < settings.outer and not _settled(point, settings.tolerance):
             step, factors = _step(real, point, solver)
-            following = _point(real, factors, progress)
+            following = _point(real, factors, step.after, progress)
             slow = step.before - step.after <= settings.tolerance * max(1.0, step.before)
             if slow and following.gap > point.gap:  # P the same to the tolerance: the smaller gap counts
                 ending = Ending.STALLED
@@ -135,9 +135,9 @@ def _settled(point: _Point, tolerance: float) -> bool:
     return point.gap <= 0.5 * tolerance * max(1.0, point.objective)
 
 
-def _point(real: RealNetwork, factors: Factors, progress: bool) -> _Point:
+def _point(real: RealNetwork, factors: Factors, objective: float, progress: bool) -> _Point:
     tangent, local = real.linearised(factors, progress)
-    return _Point(factors, real.objective(factors), tangent, local, local.gap(factors))
+    return _Point(factors, objective, tangent, local, local.gap(factors))
 
 
 def _step(real: RealNetwork, point: _Point, solver: Solver) -> tuple[Step, Factors]:
