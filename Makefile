@@ -6,7 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Two test processes with one thread each are faster than one with two, and never wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint bench results clean
+# One after the other, also where make is asked for more at once: they are timed.
+BENCHMARKS := linearize_roberta linearize_peers store_size two_processes published_epoch certified_peers \
+	paper_protocol lambda_path audit_large landscape profile_jobs
+
+.PHONY: demo test lint bench $(addprefix bench-,$(BENCHMARKS)) results clean
+.NOTPARALLEL:
 
 demo: $(VENV)/.demo
 	OMP_WAIT_POLICY=passive $(BIN)/tangentlora demo --output-dir runs/demo
@@ -19,12 +24,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/linearize_roberta.py --output benchmarks/results/linearize_roberta.json
-	$(BIN)/python benchmarks/paper_protocol.py --output benchmarks/results/paper_protocol.json
-	$(BIN)/python benchmarks/lambda_path.py --output benchmarks/results/lambda_path_support.json
-	$(BIN)/python benchmarks/audit_large.py --output benchmarks/results/audit_large.json
-	PYTHONPATH=tests $(BIN)/python benchmarks/landscape.py --output benchmarks/results/landscape.json
+# Takes hours, alone on the machine; each result is written as soon as it is there.
+bench: $(addprefix bench-,$(BENCHMARKS))
+	$(BIN)/python benchmarks/pages.py
+	$(BIN)/python benchmarks/profile_page.py
+
+$(addprefix bench-,$(BENCHMARKS)): bench-%: $(VENV)/.bench
+	PYTHONPATH=tests $(BIN)/python benchmarks/$*.py --output benchmarks/results/$*.json
 
 # docs/results.md and its figures, from the committed results
 results: $(VENV)/.dev
@@ -39,6 +45,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: benchmarks/requirements.txt $(VENV)/.dev
+	$(PIP) --no-deps --requirement benchmarks/requirements.txt
 	touch $@
 
 clean:

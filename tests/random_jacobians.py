@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from tangentlora.blocks import Factors
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 
 def random_jacobian(

@@ -8,7 +8,8 @@ import torch
 
 from tangentlora.problem.losses import CrossEntropy, Logistic, Loss, Squared
 from tangentlora.problem.objective import Problem
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (CrossEntropy(), Logistic(), Squared())}
 

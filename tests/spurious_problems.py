@@ -28,7 +28,8 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.problem.losses import Squared
 from tangentlora.problem.objective import Problem
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,15 @@ HEAVY = {"transformers", "peft", "datasets", "matplotlib", "cvxpy", "accelerate"
 DOORS = {"transformers": "models", "datasets": "data", "peft": "adapters"}
 """Each of these libraries is imported in one package only."""
 
-PURE = ("problem", "tangent.jacobian", "tangent.span")
+PURE = (
+    "problem",
+    "tangent.jacobian",
+    "tangent.layer_rows",
+    "tangent.band_products",
+    "tangent.gram",
+    "tangent.operator",
+    "tangent.span",
+)
 """The mathematics: it sees tensors, never a network, a tokenizer or a file."""
 PURE_LIBRARIES = {"torch", "numpy", "scipy", "jaxtyping"}
 FILES = {"pathlib", "os", "io", "shutil", "tempfile", "glob"}

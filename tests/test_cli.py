@@ -224,6 +224,7 @@ def test_every_option_of_fit_arrives() -> None:
         "layers": "0,1",
         "batch_size": 2,
         "tangent_dir": Path("somewhere"),
+        "memory": 10**9,
         "lam": 0.5,
         "solver": "adamw",
         "rank": 3,

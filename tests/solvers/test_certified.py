@@ -15,7 +15,8 @@ from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import product_singular_values
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.solution import Record, Solution, Status
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 LOSSES = {"cross_entropy": 3, "logistic": 1, "squared": 2}
 

@@ -54,7 +54,7 @@ def test_value_gradient_and_hessian_are_those_of_autograd(name: str, form: str, 
     assert 0.9 * largest <= sharpness(problem, model.factors) <= largest * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("limit", [3072, 0])
+@pytest.mark.parametrize("limit", [1024, 0])  # with 0 it is made of the sample, which holds all of so few
 @pytest.mark.parametrize("ranks", [(1, 0, 0), (4, 4, 4)])
 @pytest.mark.parametrize("name", ["cross_entropy, three layers", "squared, three layers"])
 def test_the_preconditioner_inverts_the_hessian_without_the_gradient_of_the_loss(
@@ -68,7 +68,7 @@ def test_the_preconditioner_inverts_the_hessian_without_the_gradient_of_the_loss
         layer: (M @ v, M.T @ u)
         for (layer, M), (u, v) in zip(model.loss_gradient.items(), model.unpack(g).values(), strict=True)
     }
-    product = model.hessian_product(g) - model.pack(cross) if limit else problem.lam * g
+    product = model.hessian_product(g) - model.pack(cross)
     torch.testing.assert_close(model.precondition(product), g, rtol=1e-7, atol=1e-8)
 
 

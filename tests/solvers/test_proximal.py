@@ -14,7 +14,8 @@ from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
 from tangentlora.solvers.solution import Record, Solver, Status
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory.certificate import certify
 
 

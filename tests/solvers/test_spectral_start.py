@@ -7,7 +7,8 @@ from random_problems import LOSSES, random_problem
 from tangentlora.problem.losses import Squared
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.spectral_start import spectral_start
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -15,7 +15,8 @@ from tangentlora.studies.landscape import Landscape, Outcome
 from tangentlora.studies.landscape_study import _spanned, landscape_of
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.rest import Start, begin, rest
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.perturbed import perturbed_gap
 from tangentlora.theory.stationarity import classify

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tangentlora.tangent.compress import TOLERANCE, compress_tokens
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 
 B, K, L, M, N = 4, 3, 11, 6, 5
 
@@ -34,6 +35,23 @@ def test_the_planted_rank_is_found_and_the_jacobian_kept() -> None:
     for i in range(B):
         error = torch.linalg.norm(dense(rows)[i] - exact[i])
         assert error <= 1e-6 * torch.linalg.norm(exact[i])
+
+
+def test_independent_tokens_stay_as_they_are() -> None:
+    x, g = planted([11, 11, 11])
+    g[1, :, 2], g[1, :, 7:] = 0.0, 0.0  # as behind a mask: these tokens have no gradient
+    g[2] = 0.0
+    rows = compress_tokens(x, g)
+    assert rows.counts.tolist() == [11, 6, 0]
+    live = torch.tensor([0, 1, 3, 4, 5, 6])
+    assert torch.equal(rows.x, torch.cat([x[0], x[1, live]]))
+    assert torch.equal(rows.g, torch.cat([g[0].transpose(0, 1), g[1, :, live].transpose(0, 1)]))
+    g[1, :, 3] = g[1, :, 4]  # two tokens that one row stands for
+    fewer = compress_tokens(x, g)
+    assert fewer.counts.tolist() == [11, 5, 0]
+    assert torch.equal(fewer.x[:11], x[0])
+    exact = torch.einsum("bklm,bln->bkmn", g.double(), x.double())
+    assert torch.linalg.norm(dense(fewer) - exact) <= 1e-6 * torch.linalg.norm(exact)
 
 
 def test_examples_without_any_gradient_have_no_rows() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from random_jacobians import random_factors, random_jacobian
 from tangentlora.blocks import Blocks, multiply
-from tangentlora.tangent import jacobian as jacobian_module
-from tangentlora.tangent.jacobian import Jacobian, LayerRows, concatenate
+from tangentlora.tangent import gram as gram_module
+from tangentlora.tangent.jacobian import Jacobian, concatenate
+from tangentlora.tangent.layer_rows import LayerRows
 
 SEEDS = range(12)
 
@@ -94,7 +95,7 @@ def test_factors_act_as_their_product(jacobian: Jacobian, ranks: tuple[int, ...]
 def test_gram_is_the_matrix_times_its_transpose(
     jacobian: Jacobian, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jacobian_module, "_GRAM_ENTRIES", entries)
+    monkeypatch.setattr(gram_module, "_ENTRIES", entries)
     J = matrix_of(jacobian)
     close(jacobian.gram(), J @ J.T)
 

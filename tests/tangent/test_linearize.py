@@ -146,7 +146,7 @@ def test_a_weight_that_is_used_elsewhere_too_is_refused_before_anything_is_store
 
 def test_outputs_that_are_not_finite_for_one_example_alone_are_refused() -> None:
     network, examples = classifier(lambda x: x if len(x) > 1 else x / 0)
-    with pytest.raises(InputError, match="outputs that differ by nan between two runs"):
+    with pytest.raises(InputError, match="outputs that are not finite from 'fake'"):
         linearize(network, examples, network.targets(("query",)))
 
 

@@ -7,7 +7,8 @@ import torch
 
 from random_jacobians import random_factors, random_jacobian
 from tangentlora.blocks import multiply
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.span import restrict, whole, widen
 
 

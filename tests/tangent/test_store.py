@@ -21,9 +21,13 @@ from fake_network import fake_network
 from tangentlora.errors import InputError
 from tangentlora.models.network import Network
 from tangentlora.models.targets import Target
-from tangentlora.tangent import store
+from tangentlora.tangent import store_writer
 from tangentlora.tangent.linearize import linearize
-from tangentlora.tangent.store import file_sha256, load_tangent, save_tangent
+from tangentlora.tangent.store import (
+    load_tangent,
+    save_tangent,
+)
+from tangentlora.tangent.store_writer import file_sha256
 from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
 
 TARGETS = (Target("a", "a", (3, 4)), Target("b:tail", "b", (2, 3), rows=(3, 5)))
@@ -78,7 +82,7 @@ def test_what_is_read_is_what_was_written(tangent: Tangent, tmp_path: Path) -> N
     assert_equal(loaded, tangent)
     assert loaded.source == folder
     assert loaded.key == tangent.key == key_of(tangent.identity)
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-00000.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "shard-000-00000.safetensors"]
     assert [path.name for path in (tmp_path / "store").iterdir()] == [tangent.key]
 
 
@@ -88,9 +92,11 @@ def test_the_manifest_says_what_is_held(tangent: Tangent) -> None:
     assert manifest["identity"]["weights_sha256"] == "0" * 64
     assert manifest["identity"]["versions"]["torch"] == torch.__version__
     assert manifest["dense_bytes"] == 4 * 6 * 3 * (3 * 4 + 2 * 3)
-    assert manifest["bytes"] == tangent.jacobian.nbytes
     (shard,) = manifest["shards"]
     assert shard["examples"] == 6
+    assert shard["shared"] == {}
+    size = (folder_of(tangent) / shard["file"]).stat().st_size
+    assert manifest["bytes"] == shard["bytes"] == size >= tangent.jacobian.nbytes
     held = (folder_of(tangent) / shard["file"]).read_bytes()
     assert shard["sha256"] == hashlib.sha256(held).hexdigest()
 
@@ -99,7 +105,7 @@ def test_the_manifest_says_what_is_held(tangent: Tangent) -> None:
 def test_many_shards_hold_the_same_as_one(
     tangent: Tangent, tmp_path: Path, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", shard_bytes)
     folder = tmp_path / "many"
     save_tangent(tangent, folder)
     shards = list(folder.glob("*.safetensors"))
@@ -163,7 +169,7 @@ def write_manifest(text: bytes) -> Damage:
 
 def change_shard(change: Callable[[bytearray], object]) -> Damage:
     def damage(folder: Path) -> None:
-        path = folder / "shard-00000.safetensors"
+        path = folder / "shard-000-00000.safetensors"
         held = bytearray(path.read_bytes())
         change(held)
         path.write_bytes(held)
@@ -181,14 +187,15 @@ def flip(held: bytearray) -> None:
         change_shard(lambda held: held.pop()),
         change_shard(lambda held: held.clear()),
         change_shard(flip),
-        lambda folder: (folder / "shard-00000.safetensors").unlink(),
+        lambda folder: (folder / "shard-000-00000.safetensors").unlink(),
     ],
     ids=["truncated", "emptied", "flipped", "missing"],
 )
 def test_a_damaged_shard_is_refused(tangent: Tangent, tmp_path: Path, damage: Damage) -> None:
     damage(folder_of(tangent))
     message = (
-        r"got a damaged store .*: shard-00000\.safetensors is missing or does not match .* delete that folder"
+        r"got a damaged store .*: shard-000-00000\.safetensors (is missing or )?does not match its .* delete "
+        "that folder"
     )
     with pytest.raises(InputError, match=message):
         load_tangent(folder_of(tangent))
@@ -215,7 +222,7 @@ def another_format(manifest: dict[str, Any]) -> None:
         change_manifest(lambda m: m.pop("shards")),
         change_manifest(lambda m: m["shards"].pop()),
         change_manifest(lambda m: m["shards"][0].pop("sha256")),
-        change_manifest(lambda m: m.update(shards=["shard-00000.safetensors"])),
+        change_manifest(lambda m: m.update(shards=["shard-000-00000.safetensors"])),
         change_manifest(another_format),
     ],
 )
@@ -278,7 +285,7 @@ def test_two_writers_of_one_tangent_leave_one_sound_folder(
 def test_a_writer_that_fails_leaves_nothing(
     tangent: Tangent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", 1)
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 1)
     write, written = safetensors.torch.save_file, []
 
     def fail_at_the_third(tensors: dict[str, Tensor], path: Path) -> None:
@@ -301,16 +308,16 @@ def test_a_writer_that_fails_leaves_nothing(
 KILLED = """
 import os, sys
 from pathlib import Path
-from tangentlora.tangent import store
+from tangentlora.tangent import store, store_writer
 
 tangent = store.load_tangent(Path(sys.argv[1]))
-checksum = store.file_sha256
+checksum = store_writer.file_sha256
 
 def kill(path):
     checksum(path)
     os._exit(9)
 
-store.file_sha256 = kill
+store_writer.file_sha256 = kill
 store.save_tangent(tangent, Path(sys.argv[2]))
 """
 
@@ -324,7 +331,7 @@ def test_a_writer_that_is_killed_leaves_no_folder_that_anyone_would_read(
     (left,) = target.parent.iterdir()
     assert left.name.startswith(".t.")
     assert left.name.endswith(".partial")
-    assert [path.name for path in left.iterdir()] == ["shard-00000.safetensors"]
+    assert [path.name for path in left.iterdir()] == ["shard-000-00000.safetensors"]
     save_tangent(tangent, target)
     assert_equal(load_tangent(target), tangent)
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from random_problems import LOSSES
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory.certificate import certify
 
 Array = NDArray[np.float64]

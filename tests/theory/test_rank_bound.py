@@ -19,7 +19,8 @@ from tangentlora.problem.losses import Squared
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import shrink
 from tangentlora.solvers.certified import Certified
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory import rank_bound as module
 from tangentlora.theory.certificate import certify
 from tangentlora.theory.rank_bound import RankBound, operator_norm_bound, rank_bound

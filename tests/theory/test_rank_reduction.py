@@ -22,7 +22,8 @@ from tangentlora.problem.objective import Problem, nuclear_norm
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.settings import Settings
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory.certificate import certify
 from tangentlora.theory.rank_reduction import free_direction, reduce_rank, symmetric_forms
 

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,15 @@ from tangentlora.problem.losses import Squared
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.fit import fit
-from tangentlora.tangent.jacobian import Jacobian, LayerRows
+from tangentlora.tangent import store_writer
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.store import save_tangent
 from tangentlora.tangent.tangent import FORMAT, Tangent
 from tangentlora.theory.certificate import Certificate, certify
-from tangentlora.theory.evidence import Answer, Layer, Store, read_answer, read_store
+from tangentlora.theory.evidence import Answer, read_answer
 from tangentlora.theory.recompute import recompute
+from tangentlora.theory.shards import Layer, Shard, Store, read_store
 from tangentlora.theory.verify import AGREEMENT, Verification, verify
 
 FIELDS = tuple(Certificate.__dataclass_fields__)
@@ -324,14 +329,14 @@ def flip(path: Path) -> None:
 
 
 STORE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a flipped byte": (lambda s: flip(s / "shard-00000.safetensors"), "does not match its checksum"),
+    "a flipped byte": (lambda s: flip(s / "shard-000-00000.safetensors"), "does not match its checksum"),
     "truncated": (
-        lambda s: (s / "shard-00000.safetensors").write_bytes(
-            (s / "shard-00000.safetensors").read_bytes()[:99]
+        lambda s: (s / "shard-000-00000.safetensors").write_bytes(
+            (s / "shard-000-00000.safetensors").read_bytes()[:99]
         ),
         "does not match its checksum",
     ),
-    "no shard": (lambda s: (s / "shard-00000.safetensors").unlink(), "is missing or does not match"),
+    "no shard": (lambda s: (s / "shard-000-00000.safetensors").unlink(), "is missing or does not match"),
     "no manifest": (lambda s: (s / "manifest.json").unlink(), r"manifest.json, which cannot be read"),
     "no json": (lambda s: (s / "manifest.json").write_text("{"), r"manifest.json, which cannot be read"),
     "a list": (lambda s: (s / "manifest.json").write_text("[]"), r"manifest.json, which cannot be read"),
@@ -353,14 +358,60 @@ def test_a_damaged_store_is_told_with_the_remedy(run: Path, store: Path, damage:
         verify(run, store)
 
 
-def test_an_altered_shard_with_a_new_checksum_is_rejected(run: Path, store: Path) -> None:
-    shard = store / "shard-00000.safetensors"
+def change_shard(store: Path, change: Callable[[dict[str, NDArray[Any]]], object]) -> None:
+    """Alter a shard as someone would who covers their tracks."""
+    shard = store / "shard-000-00000.safetensors"
     tensors = load_file(shard)
-    tensors["f0"][0, 0] += 0.5
-    save_file(tensors, shard)
+    change(tensors)
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, shard)
     digest = hashlib.sha256(shard.read_bytes()).hexdigest()
     rewrite(store / "manifest.json", lambda manifest: manifest["shards"][0].update(sha256=digest))
+
+
+def part_of(tensors: dict[str, NDArray[Any]], part: str) -> str:
+    return next(key for key in tensors if key.endswith(f"/{part}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["index"].__setitem__(0, t["index"][1]), "do not hold every example once"),
+        (lambda t: t["index"].__setitem__(0, 99), "do not hold every example once"),
+        (lambda t: t.update(index=t["index"][1:]), "."),
+        (lambda t: t[part_of(t, "counts")].__setitem__(0, 7), "are not those of its examples"),
+        (lambda t: t.update({part_of(t, "g"): t[part_of(t, "g")][1:]}), "."),
+        (lambda t: t.update({part_of(t, "x"): t[part_of(t, "x")][:, 1:]}), "are not those of a matrix"),
+        (lambda t: t.pop(part_of(t, "x")), "."),
+    ],
+)
+def test_a_shard_whose_parts_do_not_fit_together_is_told(
+    run: Path, store: Path, change: Callable[[dict[str, NDArray[Any]]], object], message: str
+) -> None:
+    change_shard(store, change)
+    with pytest.raises(InputError, match=rf"got a damaged store at .*{message}.*--store"):
+        verify(run, store)
+
+
+def test_a_store_of_another_format_is_told(run: Path, store: Path) -> None:
+    def older(manifest: dict[str, Any]) -> None:
+        manifest["identity"]["format"] = 1
+        text = json.dumps(manifest["identity"], sort_keys=True)
+        manifest["key"] = hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    rewrite(store / "manifest.json", older)
+    with pytest.raises(InputError, match=r"its format is 1 and not 2.*--store"):
+        verify(run, store)
+
+
+def test_an_altered_shard_with_a_new_checksum_is_rejected(run: Path, store: Path) -> None:
+    change_shard(store, lambda tensors: tensors["f0"].__setitem__((0, 0), tensors["f0"][0, 0] + 0.5))
     assert_rejected(verify(run, store), "objective is ")
+
+
+@pytest.mark.parametrize("part", ["g", "x"])
+def test_an_altered_row_with_a_new_checksum_is_rejected(run: Path, store: Path, part: str) -> None:
+    change_shard(store, lambda t: t.update({part_of(t, part): 1.1 * t[part_of(t, part)]}))
+    assert_rejected(verify(run, store), " anew")
 
 
 @pytest.mark.parametrize("name", ["certificate.json", "solution.safetensors", "run.json"])
@@ -416,7 +467,12 @@ def rounded(problem: Problem) -> Problem:
 
 def write_store(problem: Problem, folder: Path) -> Tangent:
     targets = tuple(Target(name, name, shape) for name, shape in problem.jacobian.shapes.items())
-    identity = {"format": FORMAT, "n_examples": problem.jacobian.n_examples, "made": "by hand"}
+    identity = {
+        "format": FORMAT,
+        "n_examples": problem.jacobian.n_examples,
+        "made": "by hand",
+        "targets": json.loads(json.dumps([asdict(target) for target in targets])),
+    }
     tangent = Tangent(problem.f0.float(), problem.jacobian.to(torch.float32), targets, identity)
     save_tangent(tangent, folder)
     return tangent
@@ -479,6 +535,58 @@ def test_the_second_computation_agrees_with_the_first(tmp_path: Path, loss: str,
     assert result.sentence().startswith("Valid, but not a global optimum: the gap ")
 
 
+def in_bands(rows: LayerRows) -> LayerRows:
+    """Return rows whose output-gradients have two columns each that are not zero."""
+    g, width = torch.zeros_like(rows.g), rows.g.shape[2]
+    for r in range(len(g)):
+        columns = slice(r % (width - 1), r % (width - 1) + 2)
+        g[r, :, columns] = rows.g[r, :, columns]
+    return replace(rows, g=g)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 1000, 2**27])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_shards_and_bands_change_no_number(
+    tmp_path: Path, loss: str, shard_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", shard_bytes)
+    problem = rounded(random_problem(2, loss, lam=0.1))
+    layers = dict(problem.jacobian.layers)
+    layers["layer.1"] = in_bands(layers["layer.1"])
+    problem = Problem(Jacobian(layers), problem.f0, problem.y, problem.loss, problem.lam)
+    certificate = write_by_hand(tmp_path, problem, random_answer(problem, 2))
+    shards = sorted((tmp_path / "store").glob("shard-*"))
+    assert len(shards) == 8 if shard_bytes == 1 else 1 < len(shards) < 8 if shard_bytes == 1000 else shards
+    assert any("layer.1/start" in load_file(shard) for shard in shards)
+    result = verify(tmp_path / "run")
+    assert result.valid, result.sentence()
+    assert result.recomputed["constraints"] == certificate.constraints
+    assert result.recomputed["rounding"] == pytest.approx(certificate.rounding, rel=1e-9)
+
+
+def test_no_more_than_the_shards_in_use_are_in_memory() -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def shard_of(number: int, rows: int) -> Shard:
+        nonlocal most
+        layer = Layer(np.ones((rows, 2)), np.ones((rows, 1, 3)), np.ones(rows, dtype=np.int64))
+        shard = Shard(np.arange(rows) + number * rows, {"layer": layer})
+        alive.add(number)
+        weakref.finalize(shard, alive.discard, number)
+        most = max(most, len(alive))
+        return shard
+
+    for rows, expected in ((1100, 1), (10, 2)):  # too many examples for a kernel, and few enough
+        most, n = 0, 4 * rows
+        readers = [partial(shard_of, number, rows) for number in range(4)]
+        tangent = Store(np.zeros((n, 1)), {"layer": (3, 2)}, readers, "key")
+        answer = Answer({"layer": (np.ones((3, 1)), np.ones((2, 1)))}, np.zeros((n, 1)))
+        assert recompute(tangent, answer, "squared", 1.0, 1e-6)["objective"] > 0
+        assert most == expected
+        assert not alive
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_optimum_of_every_loss_is_certified_and_its_neighbours_are_not(tmp_path: Path, loss: str) -> None:
     problem = rounded(random_problem(1, loss, lam=0.2))
@@ -505,7 +613,9 @@ def test_labels_of_the_logistic_loss(tmp_path: Path, labels: list[Any], fits: bo
 def test_an_eigenvalue_at_the_border_of_rank_may_count_or_not() -> None:
     scale = np.array([1.0, (1.0001e-11) ** 0.5])
     layer = Layer(np.eye(2) * scale, np.ones((2, 1, 1)), np.array([1, 1]))
-    tangent = Store({"layer": layer}, np.zeros((2, 1)), "key")
+    tangent = Store(
+        np.zeros((2, 1)), {"layer": (1, 2)}, [lambda: Shard(np.arange(2), {"layer": layer})], "key"
+    )
     answer = Answer({"layer": (np.zeros((1, 0)), np.zeros((2, 0)))}, np.zeros((2, 1)))
 
     def counted(claimed: object) -> Any:
@@ -517,7 +627,9 @@ def test_an_eigenvalue_at_the_border_of_rank_may_count_or_not() -> None:
 def test_a_problem_too_large_for_its_kernel_has_the_bound_as_its_constraints() -> None:
     n = 4097
     layer = Layer(np.ones((n, 1)), np.ones((n, 1, 1)), np.ones(n, dtype=np.int64))
-    tangent = Store({"layer": layer}, np.zeros((n, 1)), "key")
+    tangent = Store(
+        np.zeros((n, 1)), {"layer": (1, 1)}, [lambda: Shard(np.arange(n), {"layer": layer})], "key"
+    )
     answer = Answer({"layer": (np.zeros((1, 0)), np.zeros((1, 0)))}, np.zeros((n, 1)))
     rows = LayerRows(torch.ones(n, 1), torch.ones(n, 1, 1), torch.ones(n, dtype=torch.long))
     problem = Problem(Jacobian({"layer": rows}), torch.zeros(n, 1), torch.zeros(n, 1), Squared(), 1.0)
@@ -525,7 +637,7 @@ def test_a_problem_too_large_for_its_kernel_has_the_bound_as_its_constraints() -
 
 
 def test_an_unknown_loss_is_told() -> None:
-    tangent = Store({}, np.zeros((1, 1)), "key")
+    tangent = Store(np.zeros((1, 1)), {}, [], "key")
     with pytest.raises(InputError, match="got the loss 'hinge', expected cross_entropy, logistic or squared"):
         recompute(tangent, Answer({}, np.zeros((1, 1))), "hinge", 1.0, 1e-6)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, final
 
-from tangentlora import options as add
-from tangentlora.cli import adapters, compress, folders, runs, theorems
+from tangentlora import options as add, processes
+from tangentlora.cli import adapters, compress, folders, runs, theorems, together
 from tangentlora.cli.result import Result
 from tangentlora.errors import InputError
 
@@ -32,27 +33,53 @@ VERBS: dict[str, tuple[Callable[[Any], None], Callable[[argparse.Namespace], Res
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input, told in one line on stderr."""
-    options = _parser().parse_args(arguments)
+    """Run one verb; return 0 for done, 1 for an answer of no, 2 for bad input, told in one line on stderr.
+
+    Of several processes, process 0 prints and returns this; 3 says that one of them was lost.
+    """
+    try:
+        speaks = processes.launched()[0] == 0
+    except InputError as error:
+        return _ended(2, str(error))
+    with contextlib.nullcontext() if speaks else together.silence():
+        options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    if options.verb in together.FIRST_ALONE and not speaks:
+        return 0
     _, run = VERBS[options.verb]
     try:
-        result = run(options)
+        with together.taking_part(options):
+            result = run(options)
     except InputError as error:
-        print("tangentlora:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return _ended(2, str(error))
+    except processes.GroupError as error:
+        return _ended(3, str(error))
     except OSError as error:
-        print(
-            f"tangentlora: got an error from the file system ({error}), expected files that can be read and "
+        return _ended(
+            2,
+            f"got an error from the file system ({error}), expected files that can be read and "
             "written: free some space, or choose another folder with --output-dir or --tangent-dir",
-            file=sys.stderr,
         )
-        return 2
+    except together.Terminated:
+        return _ended(
+            3,
+            "got the launcher's signal to end, as when another process is gone, expected all of them to "
+            "reach the end: see what it said last, and start the run again",
+        )
     except KeyboardInterrupt:
-        print("tangentlora: interrupted; what was written stays as it is", file=sys.stderr)
-        return 130
+        return _ended(130, "interrupted; what was written stays as it is")
+    finally:
+        processes.leave()
+    if not speaks:
+        return 0  # the answer is process 0's, and the launcher would end it for another's status
     print(_json(result.values) if options.json else result.text)
     return 1 if result.negative else 0
+
+
+def _ended(status: int, sentence: str) -> int:
+    """Print one line on stderr, unless another process has told why the run ends; return the status."""
+    processes.end(lambda: print("tangentlora:", " ".join(sentence.split()), file=sys.stderr, flush=True))
+    return status
 
 
 @final

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tangentlora import processes
+
 if TYPE_CHECKING:
     from tangentlora.models.targets import Target
 
@@ -62,10 +64,16 @@ class Network:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def batches(self, features: Sequence[Features], batch_size: int = 32) -> Iterator[Batch]:
-        """Yield every example once, those of similar length together so that little is spent on padding."""
+    def batches(
+        self, features: Sequence[Features], batch_size: int = 32, *, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Yield every example once, those of similar length together so that little is spent on padding.
+
+        With `share` (r, p) these are the batches r, r + p, r + 2p, … of the same batches.
+        """
         order = sorted(range(len(features)), key=lambda i: -_length(features[i]))
-        for start in range(0, len(order), batch_size):
+        first, step = share
+        for start in range(first * batch_size, len(order), step * batch_size):
             index = tuple(order[start : start + batch_size])
             yield Batch(index, self.reader.collate([features[i] for i in index])).to(self.device)
 
@@ -75,12 +83,18 @@ class Network:
 
     @torch.no_grad()
     def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> Float[Tensor, "N K"]:
-        """Return the outputs (N,K) on raw inputs, in their order, on the CPU."""
+        """Return the outputs (N,K) on raw inputs, in their order, on the CPU.
+
+        Several processes have a share of the batches each, and all of the outputs in the end.
+        """
         features = self.reader.encode(inputs)
-        rows: dict[int, Tensor] = {}
-        for batch in self.batches(features, batch_size):
-            rows.update(zip(batch.index, self.outputs(batch).cpu(), strict=True))
-        return torch.stack([rows[i] for i in range(len(features))])
+        share = processes.rank(), processes.count()
+        found = [(b.index, self.outputs(b).cpu()) for b in self.batches(features, batch_size, share=share)]
+        # a process may have no batch, and then learns from the others what outputs are like
+        likes = processes.gather_values([z[:0] for _, z in found[:1]], "outputs")
+        z = torch.cat([z for _, z in found] or next(like for like in likes if like))
+        index = torch.tensor([i for own, _ in found for i in own], dtype=torch.long)
+        return processes.gather_rows(z, index, len(features), "outputs")
 
     def targets(self, modules: Sequence[str] = ("query", "value"), layers: str = "last") -> list[Target]:
         """Return the weight matrices to adapt; see :func:`tangentlora.models.targets.find_targets`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,24 @@ def add_readout_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rest_options(parser: argparse.ArgumentParser) -> None:
-    """Add the tolerance of certificates and where tangents are kept."""
+    """Add the tolerance of certificates, where tangents are kept, and the memory that there is."""
     parser.add_argument(
         "--tolerance", type=float, help="gap ≤ tolerance·max(1, P) is certified (default: 1e-6)"
     )
     parser.add_argument("--tangent-dir", type=Path, help="where tangents are kept between runs")
+    parser.add_argument(
+        "--memory",
+        type=_bytes,
+        metavar="SIZE",
+        help="that the run may take, such as 4GB or 3.5GiB (default: what is available)",
+    )
+
+
+def _bytes(text: str) -> int:
+    """Return 4000000000 for 4GB, and 4·2³⁰ for 4GiB; a bare number counts bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a size such as 4GB, 500MB or 3.5GiB")
+    number, prefix, binary = found.groups()
+    power = " kmgt".index((prefix or " ").lower())
+    return round(float(number) * float(1024 if binary else 1000) ** power)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import Contrasted, Loss
 from tangentlora.problem.spectral import RANK_TOLERANCE, norm_bound, product_singular_values
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.jacobian import Jacobian, in_memory
+from tangentlora.tangent.operator import Operator
 from tangentlora.tangent.span import Span, restrict
 
 _KERNEL_LIMIT = 4096
+_SAMPLE = 1024  # outputs of the examples that a preconditioner is made of
 _KERNEL_RANK = 1e-11  # of the largest eigenvalue: a hundred times what rounding leaves of a zero one
 
 
@@ -32,7 +34,7 @@ class Problem:
     Source: Jang, Lee, Ryu 2024, section 2.
     """
 
-    jacobian: Jacobian
+    jacobian: Operator
     f0: Float[Tensor, "N K"]
     y: Shaped[Tensor, "N ..."]
     loss: Loss
@@ -51,12 +53,17 @@ class Problem:
                 f"examples and {self.jacobian.n_outputs} outputs, expected the same examples: linearise them "
                 "together"
             )
-        if not (len(self.f0) and _finite(self.f0, self.jacobian)):
+        if not (len(self.f0) and bool(torch.isfinite(self.f0).all()) and self.jacobian.is_finite()):
             raise InputError(
                 "got no examples, or outputs or gradients that are not finite, expected numbers: use float32 "
                 "weights and remove the examples that overflow"
             )
         self.loss.check_labels(self.y, *self.f0.shape)
+
+    @property
+    def rows(self) -> Jacobian:
+        """The Jacobian with its rows in memory; raises InputError where they lie elsewhere."""
+        return in_memory(self.jacobian, "this step")
 
     def with_lam(self, lam: float) -> Problem:
         """Return the problem of the same data at another λ; the two share all that does not depend on it.
@@ -131,6 +138,19 @@ class Problem:
         return Problem(jacobian, inner.f0, inner.y, inner.loss, inner.lam), span
 
     @cached_property
+    def sample(self) -> tuple[Int[Tensor, " S"], Jacobian]:
+        """Some examples that stand for all, at most 1,024 outputs of them, and their rows in memory.
+
+        A preconditioner is made of them, never an answer or a certificate. Drawn from a fixed seed.
+        """
+        if self._origin is not None:
+            return self._origin.sample
+        n, k = self.f0.shape
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+        index = order[: max(1, _SAMPLE // k)].sort().values.to(self.f0.device)
+        return index, self.jacobian.select(index)
+
+    @cached_property
     def kernel_eigenvalues(self) -> Float[Tensor, " c"]:
         """The eigenvalues of the contrasted tangent kernel J Jᵀ, smallest first."""
         if self._origin is not None:
@@ -187,11 +207,6 @@ def _require_penalty(lam: float) -> None:
 def nuclear_norm(factors: Factors) -> float:
     """Return Σ_t ‖u_t v_tᵀ‖_*."""
     return sum(float(product_singular_values(u, v).sum()) for u, v in factors.values())
-
-
-def _finite(f0: Tensor, jacobian: Jacobian) -> bool:
-    tensors = [f0, *(w for rows in jacobian.layers.values() for w in (rows.x, rows.g))]
-    return all(bool(torch.isfinite(w).all()) for w in tensors)
 
 
 def half_squares(factors: Factors) -> float:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 EPS = float(torch.finfo(torch.float64).eps)
@@ -96,11 +97,16 @@ def leading_eigenpair(gram: Float[Tensor, "q q"]) -> tuple[float, Float[Tensor, 
 
     None where there are none: for a matrix of zeros, or without convergence.
     """
-    from scipy.sparse.linalg import ArpackError, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     start = np.random.default_rng(0).standard_normal(len(gram))
+
+    def times(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        image: NDArray[np.float64] = (gram @ torch.from_numpy(x.reshape(-1)).to(gram)).cpu().numpy()
+        return image
+
     try:
-        values, vectors = eigsh(gram.cpu().numpy(), k=1, which="LA", v0=start)
+        values, vectors = eigsh(LinearOperator(gram.shape, times, dtype=np.float64), 1, which="LA", v0=start)
     except ArpackError:
         return None
     return float(values[0]), torch.from_numpy(vectors[:, 0]).to(gram)

@@ -246,6 +246,6 @@ def _batches(problem: Problem, size: int | None) -> list[Problem]:
     parts = []
     for start in range(0, n, size):
         index = list(range(start, min(start + size, n)))
-        part = problem.jacobian.select(index)
+        part = problem.rows.select(index)
         parts.append(Problem(part, problem.f0[index], problem.y[index], problem.loss, problem.lam))
     return parts

@@ -5,22 +5,27 @@ holds vec(J_ik v) for U and vec(J_ikᵀ u) for V. With M_t = Σ_ik a_ik J_ik,t,
 
     ∇²F d = Bᵀ ∇²L̂ (B d) + (M V, Mᵀ U) + λ d.
 
-One pass over the Jacobian builds A = (∇²L̂)^{1/2} B; then every product costs two thin products with A.
+Where A = (∇²L̂)^{1/2} B fits in memory one pass over the Jacobian builds it, and every product costs two thin
+products with A; else a product is one pass over the Jacobian.
 Derived; docs/theory.md, "Newton's method".
 """
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangentlora.blocks import Blocks, Factors, pack, unpack
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.solvers.design import design, loss_root
+from tangentlora.tangent.jacobian import FactoredPoint
 
-_FACTOR_LIMIT = 3072  # the largest matrix that the preconditioner factors
+_DESIGN_LIMIT = 2**26  # entries of A that are kept: 512 MB
+_FACTOR_LIMIT = 1024  # the largest matrix that the preconditioner factors
 
 
 class LocalModel:
@@ -44,7 +49,7 @@ class LocalModel:
     @cached_property
     def loss_gradient(self) -> Blocks:
         """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers whose rank is not zero."""
-        return self.problem.jacobian.only(list(self.factors)).adjoint(self._dual)
+        return self.problem.jacobian.adjoint(self._dual, list(self.factors))
 
     @cached_property
     def gradient(self) -> Float[Tensor, " d"]:
@@ -55,36 +60,23 @@ class LocalModel:
         )
 
     @cached_property
-    def design(self) -> Float[Tensor, "NK d"]:
-        """A = (∇²L̂)^{1/2} B, so that AᵀA is the curvature of the data fit."""
-        parts = [self._root @ self._rows(name, side).flatten(2) for name in self.factors for side in (0, 1)]
-        return torch.cat(parts, 2).flatten(0, 1)
+    def _whole(self) -> Float[Tensor, "NK d"] | None:
+        """A of all examples; None where it would be too large, or where the rows are not in memory."""
+        if self.z.numel() * self._width > _DESIGN_LIMIT or not isinstance(self._point, FactoredPoint):
+            return None
+        return design(self._point, self._root(self.z, self.problem.y))
 
     @cached_property
-    def _root(self) -> Float[Tensor, "N K K"]:
-        """The square root of ∇²L̂, which couples the outputs of one example only."""
-        n, k = self.z.shape
-        columns = [
-            self.problem.loss.hessian_product(self.z, self.problem.y, unit.expand(n, k))
-            for unit in torch.eye(k).to(self.z)
-        ]
-        values, vectors = torch.linalg.eigh(torch.stack(columns, 2) / n)
-        root: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1)) @ vectors.mT
-        return root
+    def _width(self) -> int:
+        return sum(w.numel() for pair in self.factors.values() for w in pair)
 
-    def _rows(self, name: str, side: int) -> Float[Tensor, "N K p r"]:
-        """Return J_ik v (side 0) or J_ikᵀ u (side 1) for every example and output."""
-        rows = self.problem.jacobian.layers[name]
-        n, k = self.z.shape
-        counts = rows.counts.tolist()
-        if side == 0:
-            pairs = zip(
-                torch.split(rows.g.flatten(1), counts), torch.split(self._point.xv[name], counts), strict=True
-            )
-            return torch.stack([g.T @ xv for g, xv in pairs]).reshape(n, k, rows.g.shape[2], -1)
-        gu = self._point.gu[name].flatten(1)
-        pairs = zip(torch.split(gu, counts), torch.split(rows.x, counts), strict=True)
-        return torch.stack([g.T @ x for g, x in pairs]).reshape(n, k, -1, rows.x.shape[1]).mT
+    def _root(self, z: Float[Tensor, "S K"], y: Tensor) -> Float[Tensor, "S K K"]:
+        return loss_root(self.problem.loss, z, y, len(z))
+
+    def _bent(self, change: Float[Tensor, "B K"], examples: Int[Tensor, " B"]) -> Float[Tensor, "B K"]:
+        """Return ∇²L̂ times a change of some examples' outputs."""
+        loss, z, y = self.problem.loss, self.z[examples], self.problem.y[examples]
+        return loss.hessian_product(z, y, change) / len(self.z)
 
     def hessian_product(self, d: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return ∇²F(u,v) d."""
@@ -94,14 +86,25 @@ class LocalModel:
             cross = {name: (M[name] @ V, M[name].T @ U) for name, (U, V) in pairs.items()}
         else:
             cross = self.problem.jacobian.at(pairs).adjoint(self._dual)
-        return self.design.T @ (self.design @ d) + self.pack(cross) + self.problem.lam * d
+        A = self._whole
+        fit = self.pack(self._point.curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
+        return fit + self.pack(cross) + self.problem.lam * d
 
     @cached_property
-    def _cholesky(self) -> Tensor | None:
-        """The factor of λI + AᵀA or of λI + AAᵀ, whichever is smaller; None where both are large."""
-        A = self.design
-        if min(A.shape) > _FACTOR_LIMIT:
-            return None
+    def _sampled(self) -> Float[Tensor, "s d"]:
+        """The design matrix that the preconditioner is made of: of all examples, or of a sample of them."""
+        if self._whole is not None and min(self._whole.shape) <= _FACTOR_LIMIT:
+            return self._whole
+        index, jacobian = self.problem.sample
+        if self._whole is not None:
+            of_all = self._whole.reshape(*self.z.shape, -1)[index].flatten(0, 1)
+            return of_all * math.sqrt(len(self.z) / len(index))
+        return design(jacobian.at(self.factors), self._root(self.z[index], self.problem.y[index]))
+
+    @cached_property
+    def _cholesky(self) -> Float[Tensor, "s s"]:
+        """The factor of λI + AᵀA or of λI + AAᵀ, whichever is smaller."""
+        A = self._sampled
         gram = A.T @ A if A.shape[1] <= A.shape[0] else A @ A.T
         shift = self.problem.lam
         while True:
@@ -115,11 +118,10 @@ class LocalModel:
     def precondition(self, g: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return P⁻¹g, P = λI + AᵀA: the Hessian but for M, which knows the scales of the data and of λ.
 
-        Where A is too large to factor, P = λI.
+        Where A is too large to factor it is that of a sample of the examples, whose mean curvature stands
+        for that of all.
         """
-        A, factor = self.design, self._cholesky
-        if factor is None:
-            return g / self.problem.lam
+        A, factor = self._sampled, self._cholesky
         if len(factor) == len(g):
             return torch.cholesky_solve(g.unsqueeze(1), factor).squeeze(1)
         inner = torch.cholesky_solve((A @ g).unsqueeze(1), factor).squeeze(1)
@@ -127,8 +129,9 @@ class LocalModel:
 
     def correction(self, step: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return −P⁻¹Bᵀ∇²L̂ J(UVᵀ), which takes back the outputs' second-order change along (U, V)."""
-        bent = self.problem.jacobian.at(self.unpack(step)).forward()
-        return -self.precondition(self.design.T @ (self._root @ bent.unsqueeze(2)).flatten())
+        change = self.problem.jacobian.at(self.unpack(step)).forward()
+        bent = self._bent(change, torch.arange(len(change), device=change.device))
+        return -self.precondition(self.pack(self._point.adjoint(bent)))
 
     def moved(self, step: Float[Tensor, " d"]) -> LocalModel:
         """Return the model at (u, v) + step."""

@@ -24,7 +24,8 @@ from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.threads import fitting_threads
-from tangentlora.tangent.jacobian import product
+from tangentlora.tangent.layer_rows import product
+from tangentlora.tangent.operator import Product, Products
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Gen
     beta = (state.clock - 1) / clock
     z_ahead = state.z + beta * (state.z - state.z_before)
     a = problem.dual_point(problem.f0 + z_ahead)
-    weighted = {name: rows.weighted(a) for name, rows in problem.jacobian.layers.items()}
+    products = problem.jacobian.adjoint_products(a)
     value = problem.empirical_loss(problem.f0 + z_ahead)
     smooth = min(0.9 * state.smooth, bound)
     while True:
-        fresh, guess = _step(problem, state, beta, weighted, smooth, generator)
+        fresh, guess = _step(problem, state, beta, products, smooth, generator)
         z = problem.jacobian.at(fresh).forward()
         loss = problem.empirical_loss(problem.f0 + z)
         # ⟨∇L̂(Y), δ⁺ − Y⟩ needs no matrices: it is ⟨a, z⁺ − z_Y⟩
@@ -145,21 +146,20 @@ def _step(
     problem: Problem,
     state: _State,
     beta: float,
-    weighted: dict[str, Tensor],
+    products: dict[str, Products],
     smooth: float,
     generator: torch.Generator,
 ) -> tuple[Factors, dict[str, Tensor]]:
-    """Return δ⁺ = prox(Y − ∇L̂(Y)/L) and its right singular vectors, for ∇_t L̂(Y) = Σ_ρ ĝ_ρ x_ρᵀ."""
+    """Return δ⁺ = prox(Y − ∇L̂(Y)/L) and its right singular vectors, from the products with ∇_t L̂(Y)."""
     fresh, guess = {}, {}
-    for name, rows in problem.jacobian.layers.items():
+    for name, (times, back) in products.items():
         u, v = _ahead(state, name, beta)
-        g, x = weighted[name], rows.x
 
-        def right(V: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = g, x: Tensor = x) -> Tensor:
-            return product(u, v.T @ V).sub_(product(g.T, product(x, V)), alpha=1 / smooth)
+        def right(V: Tensor, u: Tensor = u, v: Tensor = v, times: Product = times) -> Tensor:
+            return product(u, v.T @ V).sub_(times(V), alpha=1 / smooth)
 
-        def left(U: Tensor, u: Tensor = u, v: Tensor = v, g: Tensor = g, x: Tensor = x) -> Tensor:
-            return product(v, u.T @ U).sub_(product(x.T, product(g, U)), alpha=1 / smooth)
+        def left(U: Tensor, u: Tensor = u, v: Tensor = v, back: Product = back) -> Tensor:
+            return product(v, u.T @ U).sub_(back(U), alpha=1 / smooth)
 
         *pair, guess[name] = shrink_products(right, left, state.guess[name], problem.lam / smooth, generator)
         fresh[name] = (pair[0], pair[1])

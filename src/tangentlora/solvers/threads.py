@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.operator import Operator
 
 _SMALL = 2**20
 """Entries of a layer's rows up to which a run keeps to one thread. At 2**18, those of 32 prompts on a network
@@ -16,9 +16,10 @@ programs kept the processors busy."""
 
 
 @contextmanager
-def fitting_threads(jacobian: Jacobian) -> Iterator[None]:
+def fitting_threads(jacobian: Operator) -> Iterator[None]:
     """Keep torch to one thread while a solver works on a small Jacobian; its setting is restored after."""
-    largest = max(max(rows.x.numel(), rows.g.numel()) for rows in jacobian.layers.values())
+    rows, shapes = jacobian.extents, jacobian.shapes
+    largest = max(rows[t].rows * max(n, m * jacobian.n_outputs) for t, (m, n) in shapes.items())
     before = torch.get_num_threads()
     if largest <= _SMALL:
         torch.set_num_threads(1)

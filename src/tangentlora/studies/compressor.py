@@ -20,7 +20,7 @@ from tangentlora.problem.objective import Problem, nuclear_norm
 from tangentlora.progress import bar
 from tangentlora.studies.compression import Measured, Row
 from tangentlora.studies.prepare import scores
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.jacobian import Jacobian, in_memory
 from tangentlora.tangent.linearize import linearize_at
 from tangentlora.theory.output_reduction import Directions, distance, parameters
 from tangentlora.theory.output_refit import restore
@@ -74,7 +74,8 @@ class Compressor:
             progress=progress,
         )
         where = self.network.device
-        return tangent.jacobian.to(torch.float64, where), tangent.f0.to(where, torch.float64)
+        jacobian = in_memory(tangent.jacobian, "compression").to(torch.float64, where)
+        return jacobian, tangent.f0.to(where, torch.float64)
 
     @cached_property
     def _contrasts(self) -> Float[Tensor, "J K"]:
@@ -128,7 +129,7 @@ class Compressor:
             return 0.0 if missed <= same else missed, distance(pair[1], self.factors)
 
         pairs = [
-            (start, restore(start, error, lambda _: problem.jacobian, enough=exact, steps=_TANGENT_STEPS))
+            (start, restore(start, error, lambda _: problem.rows, enough=exact, steps=_TANGENT_STEPS))
             for start in starts
         ]
         # with few directions the tangent's answer lies far away, where the network may differ

@@ -71,7 +71,8 @@ def _solve(device: str) -> Check:
     from tangentlora.problem.losses import Squared
     from tangentlora.problem.objective import Problem
     from tangentlora.solvers.certified import Certified
-    from tangentlora.tangent.jacobian import Jacobian, LayerRows
+    from tangentlora.tangent.jacobian import Jacobian
+    from tangentlora.tangent.layer_rows import LayerRows
     from tangentlora.theory.certificate import certify
 
     lam, basis = 0.5, torch.eye(2, dtype=torch.float64)

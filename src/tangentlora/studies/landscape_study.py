@@ -60,4 +60,4 @@ def _spanned(problem: Problem) -> Problem:
             "got outputs that depend on none of the adapted matrices, expected at least one that they depend "
             "on: change --target-modules or --layers"
         )
-    return Problem(inner.jacobian.only(names), inner.f0, inner.y, inner.loss, inner.lam)
+    return Problem(inner.rows.only(names), inner.f0, inner.y, inner.loss, inner.lam)

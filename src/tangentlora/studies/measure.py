@@ -13,7 +13,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.models.update import updated
 from tangentlora.studies.prepare import Prepared, scores
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.operator import Operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class LinearisedSet:
     which: str
     labels: tuple[int, ...]
     f0: Float[Tensor, "N J"]
-    jacobian: Jacobian
+    jacobian: Operator
     C: Float[Tensor, "J K"]
 
     def outputs(self, factors: Factors, pretrained: bool = True) -> Float[Tensor, "N K"]:

@@ -21,7 +21,7 @@ from tangentlora.studies.cells import chosen_by_dev
 from tangentlora.studies.measure import LinearisedSet, linearised_sets
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.theory.certificate import Certificate, certify
-from tangentlora.theory.rounding import spectral_norm_bound
+from tangentlora.theory.rounding import spectral_norm_bounds
 
 
 def lambda_path(
@@ -66,7 +66,7 @@ def zero_is_optimal_from(problem: Problem) -> float:
     Derived; docs/theory.md, "The λ path".
     """
     a = problem.dual_point(problem.f0)
-    return max(spectral_norm_bound(problem, name, a) for name in problem.jacobian.layers)
+    return max(spectral_norm_bounds(problem, a).values())
 
 
 def certified_path(
@@ -113,9 +113,9 @@ def cross_validate(
         for fold in range(folds):
             kept, held = (torch.nonzero(mask).flatten() for mask in (place != fold, place == fold))
             part = replace(
-                problem, jacobian=problem.jacobian.select(kept), f0=problem.f0[kept], y=problem.y[kept]
+                problem, jacobian=problem.rows.select(kept), f0=problem.f0[kept], y=problem.y[kept]
             )
-            unseen = problem.jacobian.select(held)
+            unseen = problem.rows.select(held)
             for z, solution in zip(predicted, solve_path(part, lams, Certified(tolerance)), strict=True):
                 z[held] += unseen.at(solution.factors).forward()
             shown.update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
 from tangentlora.studies.continued import Continued, continue_from
 from tangentlora.studies.label_order import require_same_order
+from tangentlora.studies.plan import Plan
+from tangentlora.studies.planning import EncodedSet, plan_for
 from tangentlora.studies.settings import Settings
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.tangent import Tangent
@@ -36,8 +39,8 @@ from tangentlora.tangent.tangent import Tangent
 class Prepared:
     """What every trial on one problem shares; the network is linearised once.
 
-    `start` is where solvers begin, and `saved` whole weights that belong to the adapter, both from an adapter
-    to continue from.
+    `plan` is what was expected of it before. `start` is where solvers begin, and `saved` whole weights that
+    belong to the adapter, both from an adapter to continue from.
     """
 
     settings: Settings
@@ -47,6 +50,7 @@ class Prepared:
     train: Tangent
     test: Tangent | None
     problem: Problem
+    plan: Plan
     dev: Tangent | None = None
     start: Factors | None = None
     saved: dict[str, Tensor] = field(default_factory=dict)
@@ -62,8 +66,10 @@ class Prepared:
 def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) -> Prepared:
     """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.
 
-    Raises InputError for anything in the data, the network or the targets that cannot be used, and for
-    completions: their loss is linear in the outputs, so that the convex problem has no minimiser, or 0.
+    It plans before it linearises; with `progress` the plan is told on stderr. Raises InputError where the
+    store cannot fit on the disk or the run in memory, for anything in the data, the network or the targets
+    that cannot be used, and for completions: their loss is linear in the outputs, so that the convex problem
+    has no minimiser, or 0.
     """
     splits = load_task(settings)
     if splits.task == COMPLETION:
@@ -80,19 +86,44 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
-    def tangent(inputs: Sequence[object]) -> Tangent:
+    wanted = {"train": splits.train, "test": splits.test, "dev": splits.dev if dev else None}
+    sets = {
+        part: EncodedSet(examples.inputs, network.reader.encode(examples.inputs))
+        for part, examples in wanted.items()
+        if examples
+    }
+    labels = len(splits.task.labels)
+    contrasts = CrossEntropy().contrasts(labels)
+    plan = plan_for(
+        network,
+        sets,
+        targets,
+        outputs=labels,
+        contrasts=labels if contrasts is None else len(contrasts),
+        batch_size=settings.batch_size,
+        folder=folder,
+        memory=settings.memory,
+    )
+    if progress:
+        print(plan.text(), file=sys.stderr)
+    plan.require()
+
+    def tangent(part: str) -> Tangent | None:
+        encoded = sets.pop(part, None)
+        if encoded is None:
+            return None
         return linearize(
-            network,
-            inputs,
+            encoded.read_by(network),
+            encoded.inputs,
             targets,
             batch_size=settings.batch_size,
             store=folder,
             progress=progress,
         )
 
-    train = tangent(splits.train.inputs)
-    test = tangent(splits.test.inputs) if splits.test else None
-    chosen_by = tangent(splits.dev.inputs) if dev and splits.dev else None
+    train = tangent("train")
+    assert train is not None
+    test, chosen_by = tangent("test"), tangent("dev")
     device = torch.device(settings.device)
     problem = Problem(
         train.jacobian.to(torch.float64, device),
@@ -104,7 +135,9 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     start = None
     if begun.start is not None:
         start = {name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in begun.start.items()}
-    return Prepared(settings, network, splits, targets, train, test, problem, chosen_by, start, begun.saved)
+    return Prepared(
+        settings, network, splits, targets, train, test, problem, plan, chosen_by, start, begun.saved
+    )
 
 
 def load_with_head(settings: Settings, splits: Splits) -> Network:

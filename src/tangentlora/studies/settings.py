@@ -24,13 +24,14 @@ def default_tangent_dir() -> Path:
 class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
-    `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
+    `memory` is what a run may take in bytes, None all that is available when it begins. `learning_rate`
+    belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
     to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on the real
     network; 0 solves the network linearised at W once.
 
-    Raises InputError for sizes below 1, a tolerance that is not positive, an unknown initialisation or one
-    beside `init_from`, a λ that is not at least 0, λ = 0 for the certified solver, and `outer` below 0 or
-    with a solver that trains factors.
+    Raises InputError for sizes and memory below 1, a tolerance that is not positive, an unknown
+    initialisation or one beside `init_from`, a λ that is not at least 0, λ = 0 for the certified solver, and
+    `outer` below 0 or with a solver that trains factors.
     """
 
     model: str = "minilm"
@@ -55,6 +56,7 @@ class Settings:
     layers: str = "last"
     batch_size: int = 32
     tangent_dir: Path = field(default_factory=default_tangent_dir)
+    memory: int | None = None
     lam: float = 0.1
     solver: SolverName = "certified"
     rank: int = 8
@@ -75,6 +77,10 @@ class Settings:
             raise InputError(
                 f"got batch size {self.batch_size} and test limit {self.test_limit}, expected at least 1 for "
                 "both: change --batch-size or --test-limit"
+            )
+        if self.memory is not None and self.memory < 1:
+            raise InputError(
+                f"got {self.memory} bytes of memory, expected at least 1: give --memory a size such as 4GB"
             )
         if not 0 < self.tolerance < math.inf:
             raise InputError(

@@ -2,7 +2,7 @@
 
 With x_l the input and g_lk the gradient of Σ_i f_k(x_i) at the output of a linear layer at token l, the
 Jacobian of example i is J_ik = Σ_{l∈i} g_lk x_lᵀ (chain rule). That holds only while rows of the layer belong
-to one example each, so every call is checked, and the first batch is compared with autograd's own gradient.
+to one example each, so every call is checked, and `proof` holds one example against autograd's own gradient.
 """
 
 from __future__ import annotations

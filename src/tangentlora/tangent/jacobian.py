@@ -19,65 +19,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangentlora.blocks import Blocks, Factors
-
-_GRAM_ENTRIES = 2**25  # entries of the row-by-row products that gram() holds at a time: 256 MB in float64
-
-
-@dataclass(frozen=True, eq=False)
-class LayerRows:
-    """One layer's Jacobian as rows sorted by example: `counts[i]` rows belong to example i."""
-
-    x: Float[Tensor, "R n"]
-    g: Float[Tensor, "R K m"]
-    counts: Int[Tensor, " N"]
-
-    @cached_property
-    def example(self) -> Int[Tensor, " R"]:
-        """The example that each row belongs to."""
-        return torch.repeat_interleave(self.counts)
-
-    @cached_property
-    def sizes(self) -> Float[Tensor, "R K"]:
-        """The norm ‖g_ρk‖‖x_ρ‖ of each outer product, Frobenius' and spectral alike."""
-        sizes: Tensor = self.g.norm(dim=2) * self.x.norm(dim=1, keepdim=True)
-        return sizes
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape (m, n) of the weight matrix."""
-        return self.g.shape[2], self.x.shape[1]
-
-    def weighted(self, a: Float[Tensor, "N K"]) -> Float[Tensor, "R m"]:
-        """Return ĝ_ρ = Σ_k a_ik g_ρk for the example i of each row: M_t = Σ_ρ ĝ_ρ x_ρᵀ."""
-        if self.g.shape[1] == 1:
-            return self.g[:, 0] * a[self.example]
-        return torch.bmm(a[self.example].unsqueeze(1), self.g).squeeze(1)
-
-    def per_example(self, rows: Float[Tensor, "R K"]) -> Float[Tensor, "N K"]:
-        """Return the sums over the rows of each example."""
-        return rows.new_zeros(len(self.counts), rows.shape[1]).index_add_(0, self.example, rows)
-
-    def select(self, index: Int[Tensor, " S"]) -> LayerRows:
-        """Return the rows of the examples `index`, in that order."""
-        counts = self.counts[index]
-        starts = (self.counts.cumsum(0) - self.counts)[index]
-        within = torch.arange(int(counts.sum()), device=counts.device)
-        within = within - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-        rows = torch.repeat_interleave(starts, counts) + within
-        return LayerRows(self.x[rows], self.g[rows], counts)
-
-    def project(
-        self, row_basis: Float[Tensor, "n q"] | None, column_basis: Float[Tensor, "m p"] | None
-    ) -> LayerRows:
-        """Return the rows in coordinates AᵀδB, A = `column_basis`, B = `row_basis`; None is the identity."""
-        x = self.x if row_basis is None else self.x @ row_basis
-        g = self.g if column_basis is None else self.g @ column_basis
-        return LayerRows(x, g, self.counts)
+from tangentlora.errors import InputError
+from tangentlora.tangent.gram import cross_gram
+from tangentlora.tangent.layer_rows import LayerRows, product
+from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh
 
 
 @dataclass(frozen=True, eq=False)
-class FactoredPoint:
-    """The products that forward and adjoint share at factors (u, v), computed once."""
+class FactoredPoint(Point):
+    """The products x_ρᵀv and g_ρkᵀu of all rows."""
 
     jacobian: Jacobian
     xv: dict[str, Float[Tensor, "R r"]]
@@ -96,18 +46,29 @@ class FactoredPoint:
         pairs: Factors = {}
         for name, xv in self.xv.items():
             rows = self.jacobian.layers[name]
-            weights = a[rows.example]
-            if a.shape[1] == 1:  # then weighting the r columns of xv is less work than the m of g
-                pulled = product(rows.g[:, 0].T, weights * xv)
-            else:
-                pulled = product(rows.weighted(a).T, xv)
-            pairs[name] = (pulled, product(rows.x.T, (weights.unsqueeze(2) * self.gu[name]).sum(1)))
+            weighted = (a[rows.example].unsqueeze(2) * self.gu[name]).sum(1)
+            pairs[name] = (rows.pull(a, xv), product(rows.x.T, weighted))
         return pairs
+
+    def differential(self, d: Factors) -> Float[Tensor, "N K"]:
+        """Return J(U vᵀ + u Vᵀ), (N,K): Σ_ρ ⟨g_ρkᵀU, x_ρᵀv⟩ + ⟨g_ρkᵀu, x_ρᵀV⟩."""
+        total = self.jacobian.zeros()
+        for name, xv in self.xv.items():
+            rows, (U, V) = self.jacobian.layers[name], d[name]
+            terms = rows.times(U) * xv.unsqueeze(1)
+            terms.addcmul_(self.gu[name], product(rows.x, V).unsqueeze(1))
+            total += rows.per_example(terms.sum(2))
+        return total
+
+    def curvature(self, d: Factors, weigh: Weigh) -> Factors:
+        """Return the adjoint of weigh(differential(d))."""
+        examples = torch.arange(self.jacobian.n_examples, device=self.jacobian.device)
+        return self.adjoint(weigh(self.differential(d), examples))
 
 
 @dataclass(frozen=True, eq=False)
-class Jacobian:
-    """The linear map δ ↦ (Σ_t ⟨J_ik,t, δ_t⟩)_ik from per-layer updates to outputs (N,K), and its adjoint.
+class Jacobian(Operator):
+    """The Jacobian with all its rows in memory.
 
     `layers` is keyed like `Blocks`. All layers have the same N and K.
     Source: Jang, Lee, Ryu 2024, section 2; the row form is derived in docs/theory.md.
@@ -141,9 +102,17 @@ class Jacobian:
     def device(self) -> torch.device:
         return next(iter(self.layers.values())).x.device
 
-    def zeros(self) -> Float[Tensor, "N K"]:
-        """Return outputs of zero, (N,K)."""
-        return torch.zeros(self.n_examples, self.n_outputs, dtype=self.dtype, device=self.device)
+    @cached_property
+    def extents(self) -> dict[str, Extent]:
+        """How large the rows of each layer are."""
+        return {
+            name: Extent(len(rows.x), int(rows.counts.max()), rows.per_example(rows.sizes))
+            for name, rows in self.layers.items()
+        }
+
+    def is_finite(self) -> bool:
+        """Return whether every number is finite."""
+        return all(bool(torch.isfinite(w).all()) for rows in self.layers.values() for w in (rows.x, rows.g))
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -153,9 +122,22 @@ class Jacobian:
             total += rows.per_example(torch.bmm(rows.g, (rows.x @ update.T).unsqueeze(2)).squeeze(2))
         return total
 
-    def adjoint(self, a: Float[Tensor, "N K"]) -> Blocks:
-        """Return M_t = Σ_ik a_ik J_ik,t, (m,n) per layer."""
-        return {name: rows.weighted(a).T @ rows.x for name, rows in self.layers.items()}
+    def adjoint(self, a: Float[Tensor, "N K"], names: Sequence[str] | None = None) -> Blocks:
+        """Return M_t = Σ_ik a_ik J_ik,t, (m,n), for every layer, or for those named."""
+        wanted = self.layers if names is None else names
+        return {name: self.layers[name].pull(a, self.layers[name].x) for name in wanted}
+
+    def adjoint_products(self, a: Float[Tensor, "N K"]) -> dict[str, Products]:
+        """Return the products with each M_t = Σ_ρ ĝ_ρ x_ρᵀ and M_tᵀ, by way of the rows."""
+
+        def products(rows: LayerRows) -> Products:
+            if rows.bands is not None:
+                M = rows.pull(a, rows.x)
+                return (lambda V: M @ V, lambda U: M.T @ U)
+            g, x = rows.weighted(a), rows.x
+            return (lambda V: product(g.T, product(x, V)), lambda U: product(x.T, product(g, U)))
+
+        return {name: products(rows) for name, rows in self.layers.items()}
 
     def at(self, factors: Factors) -> FactoredPoint:
         """Return the products with (u, v) from which both J(uvᵀ) and (Mv, Mᵀu) are cheap.
@@ -165,23 +147,13 @@ class Jacobian:
         return FactoredPoint(
             self,
             {name: product(self.layers[name].x, v) for name, (_, v) in factors.items()},
-            {name: _stacked_product(self.layers[name].g, u) for name, (u, _) in factors.items()},
+            {name: self.layers[name].times(u) for name, (u, _) in factors.items()},
         )
 
     def gram(self) -> Float[Tensor, "NK NK"]:
         """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
-        n, k = self.n_examples, self.n_outputs
-        total = torch.zeros(n, k, n, k, dtype=self.dtype, device=self.device)
-        for rows in self.layers.values():
-            r = len(rows.x)
-            step = max(1, _GRAM_ENTRIES // max(1, r * k * k))
-            for start in range(0, r, step):
-                part = slice(start, start + step)
-                products = torch.einsum("rkm,slm->rksl", rows.g[part], rows.g)
-                products *= (rows.x[part] @ rows.x.T)[:, None, :, None]
-                half = products.new_zeros(len(products), k, n, k).index_add_(2, rows.example, products)
-                total.index_add_(0, rows.example[part], half)
-        return total.reshape(n * k, n * k)
+        size = self.n_examples * self.n_outputs
+        return cross_gram(self, self).reshape(size, size)
 
     def dense(self) -> dict[str, Float[Tensor, "N K m n"]]:
         """Return every block J_ik,t, (N,K,m,n) per layer; for tests and small problems only."""
@@ -217,19 +189,14 @@ class Jacobian:
         return Jacobian({name: change(rows) for name, rows in self.layers.items()})
 
 
-def product(matrix: Float[Tensor, "d e"], columns: Float[Tensor, "e r"]) -> Float[Tensor, "d r"]:
-    """Return matrix · columns for few columns, stored by columns.
-
-    It is computed as the transpose of columnsᵀ · matrixᵀ: a few contiguous rows on the left take half the
-    time of a few columns on the right, or less. Columns that are not stored so are copied first.
-    """
-    transposed: Tensor = columns.T.contiguous() @ matrix.T
-    return transposed.T
-
-
-def _stacked_product(g: Float[Tensor, "R K m"], u: Float[Tensor, "m r"]) -> Float[Tensor, "R K r"]:
-    flat = product(g.flatten(0, 1), u)
-    return flat.reshape(*g.shape[:2], u.shape[1])
+def in_memory(operator: Operator, what: str) -> Jacobian:
+    """Return the Jacobian whose rows `what` needs one by one; raise InputError where they lie elsewhere."""
+    if not isinstance(operator, Jacobian):
+        raise InputError(
+            f"got a Jacobian that lies in a store or is shared among processes for {what}, expected one in "
+            "memory: use one process, raise --memory, or take fewer examples or layers"
+        )
+    return operator
 
 
 def concatenate(parts: Sequence[Jacobian]) -> Jacobian:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from tangentlora import processes
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
@@ -21,9 +23,11 @@ from tangentlora.models.network import Batch, Features, Network
 from tangentlora.models.targets import Target
 from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
-from tangentlora.tangent.compress import TOLERANCE, compress_tokens
+from tangentlora.tangent.compress import TOLERANCE, compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.store import load_tangent, save_tangent
+from tangentlora.tangent.proof import prove
+from tangentlora.tangent.shared_store import common_folder, is_stored, load_share
+from tangentlora.tangent.store_writer import ShardWriter, publish
 from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
 
 
@@ -40,11 +44,13 @@ def linearize(
 
     `targets` are the adapted matrices, by default query and value of the last layer. `store` is a folder of
     tangents: one made earlier from the same network, inputs, targets and batch size is read instead of made
-    again, and a new one is written there; the network is known by its fingerprint, so use no store while its
-    weights are changed in place. On the first batch the network is probed: one example must give the
-    same outputs alone and among others, and the Jacobian must agree with autograd's.
+    again, and a new one is written there shard by shard, so that no more than a shard and a batch of it are
+    in memory while it is made. The network is known by its fingerprint, so use no store while its weights
+    are changed in place. Several processes call this together and share the batches that go to a store. One
+    example of the first batch is run alone: it must give the same outputs and the same Jacobian as among
+    others, and that Jacobian must be autograd's.
     Raises InputError for an empty set, a network in training mode, outputs that are random or mix examples,
-    and the cases of `capture`.
+    and the cases of `capture` and `prove`.
     Source: Jang, Lee, Ryu 2024, section 2.
     """
     targets = tuple(network.targets() if targets is None else targets)
@@ -52,27 +58,24 @@ def linearize(
     features = network.reader.encode(inputs)
     identity = _identity(network, features, targets, batch_size)
     folder = None if store is None else Path(store) / key_of(identity)
-    if folder is not None and folder.exists():
+    if folder is not None and is_stored(folder):
         return _reuse(folder)
-    outputs: list[Tensor] = []
-    parts: list[Jacobian] = []
-    order: list[int] = []
-    with bar(len(features), "linearising", "example", progress) as shown:
-        for batch in network.batches(features, batch_size):
-            captured = capture(network, batch, targets, prove=not parts)
-            if not parts:
-                _probe(network, batch, captured.outputs)
-            outputs.append(captured.outputs.float().cpu())
-            layers = {t.name: compress_tokens(captured.x[t.name], captured.g[t.name]) for t in targets}
-            parts.append(Jacobian(layers).to(torch.float32))
-            order.extend(batch.index)
-            shown.update(len(batch.index))
-    position = torch.argsort(torch.tensor(order))
-    jacobian = concatenate(parts).select(position)
-    tangent = Tangent(torch.cat(outputs)[position], jacobian, targets, identity, folder)
+    parts = _parts(network, features, targets, batch_size, progress, shared=folder is not None)
     if folder is None:
-        return tangent
-    save_tangent(tangent, folder)
+        found = list(parts)
+        position = torch.cat([part.index for part in found]).argsort()
+        jacobian = concatenate([part.jacobian for part in found]).select(position)
+        return Tangent(torch.cat([part.outputs for part in found])[position], jacobian, targets, identity)
+    with common_folder(folder) as partial:
+        writer = ShardWriter(partial, processes.rank())
+        for part in parts:
+            writer.add(part.index, part.outputs, part.jacobian.layers)
+        written = processes.gather_values(writer.close(), f"shards of {folder.name}")
+        if processes.first():  # which had the first batch, so a part
+            shards = [shard for of_one in written for shard in of_one]
+            shapes = [target.shape for target in targets]
+            publish(partial, folder, identity, shards, part.outputs.shape[1], shapes)
+        processes.barrier(f"{folder.name} is stored")
     return _reuse(folder)  # from the same bytes, at the same alignment in memory, as every later run
 
 
@@ -113,8 +116,47 @@ def require_passes(
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one batch gives, in float32 on the CPU: the numbers of its examples, their outputs and rows."""
+
+    index: Int[Tensor, " B"]
+    outputs: Float[Tensor, "B K"]
+    jacobian: Jacobian
+
+
+def _parts(
+    network: Network,
+    features: Sequence[Features],
+    targets: Sequence[Target],
+    batch_size: int,
+    progress: bool,
+    shared: bool,
+) -> Iterator[_Part]:
+    """Yield the parts batch by batch, every p-th where they are `shared`; the first of all is proved."""
+    rank, count = (processes.rank(), processes.count()) if shared else (0, 1)
+    rounds = math.ceil(len(features) / (batch_size * count))
+    tally = processes.Tally(shared)
+    with bar(len(features), "linearising", "example", progress) as shown:
+        for number, batch in enumerate(network.batches(features, batch_size, share=(rank, count))):
+            yield _part(network, batch, targets, number == rank == 0)
+            shown.update(tally.add(len(batch.index)) - shown.n)
+        shown.update(tally.finish(rounds) - shown.n)
+
+
+def _part(network: Network, batch: Batch, targets: Sequence[Target], proved: bool) -> _Part:
+    """Return what a batch gives, which depends on nothing but the batch."""
+    captured = capture(network, batch, targets)
+    if proved:
+        prove(network, batch, captured, targets)
+    layers = {t.name: compress_rows(captured.x[t.name], captured.g[t.name]) for t in targets}
+    return _Part(
+        torch.tensor(batch.index), captured.outputs.float().cpu(), Jacobian(layers).to(torch.float32)
+    )
+
+
 def _reuse(folder: Path) -> Tangent:
-    tangent = load_tangent(folder)
+    tangent = load_share(folder)
     if tangent.key != folder.name:
         raise InputError(
             f"got {folder}, which holds the tangent {tangent.key}, expected the one that it is named after: "
@@ -147,18 +189,3 @@ def _identity(
     }
     as_read_back: dict[str, Any] = json.loads(json.dumps(identity))
     return as_read_back
-
-
-@torch.no_grad()
-def _probe(network: Network, batch: Batch, outputs: Float[Tensor, "B K"]) -> None:
-    """Run the first example alone: randomness, batch statistics and mixing between examples all show here."""
-    alone = network.outputs(batch.first())[0]
-    error = float((alone - outputs[0]).abs().max())
-    scale = float(outputs.abs().max())
-    dtype = next(network.module.parameters()).dtype
-    allowed = 5e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-3
-    if not error <= allowed * max(scale, 1e-6):  # not >, which a NaN would pass
-        raise InputError(
-            f"got outputs that differ by {error:.1e} between two runs on one example, expected a network "
-            "that is deterministic and treats examples separately: switch off dropout and batch statistics"
-        )

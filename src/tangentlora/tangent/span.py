@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
-from tangentlora.tangent.jacobian import Jacobian, product
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import product
+from tangentlora.tangent.operator import Operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,24 +42,27 @@ class Span:
         }
 
 
-def restrict(jacobian: Jacobian) -> tuple[Jacobian, Span]:
+def restrict(jacobian: Operator) -> tuple[Operator, Span]:
     """Return the Jacobian in span coordinates, AᵀJB, and the span that lifts answers back.
 
     A side is restricted where its vectors are fewer than its dimension. The basis comes from a QR
-    factorisation of all of them, so no rank has to be guessed and nothing is lost but rounding.
+    factorisation of all of them, so no rank has to be guessed and nothing is lost but rounding. Rows that
+    are not in memory are many: they span everything, and stay as they are.
     """
+    if not isinstance(jacobian, Jacobian):
+        return jacobian, whole(jacobian)
     columns = {name: _basis(rows.g.flatten(0, 1)) for name, rows in jacobian.layers.items()}
     rows_of = {name: _basis(rows.x) for name, rows in jacobian.layers.items()}
     reduced = {name: rows.project(rows_of[name], columns[name]) for name, rows in jacobian.layers.items()}
     return Jacobian(reduced), Span(columns, rows_of)
 
 
-def whole(jacobian: Jacobian) -> Span:
+def whole(jacobian: Operator) -> Span:
     """Return the span of the original coordinates, which restricts nothing."""
-    return Span(dict.fromkeys(jacobian.layers), dict.fromkeys(jacobian.layers))
+    return Span(dict.fromkeys(jacobian.shapes), dict.fromkeys(jacobian.shapes))
 
 
-def widen(jacobian: Jacobian, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]]) -> tuple[Jacobian, Span]:
+def widen(jacobian: Operator, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]]) -> tuple[Operator, Span]:
     """Return the restricted Jacobian and its span, with room for the columns of every v_t, (n,r).
 
     The row basis B_t becomes (B_t, C_t), C_t an orthonormal basis of what v_t adds to it; on C_t the
@@ -65,6 +70,8 @@ def widen(jacobian: Jacobian, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]
     each gradient (M v + λu, Mᵀu + λv) lies in it: training there is training in the original coordinates.
     Derived; see docs/solvers.md, "Descent".
     """
+    if not isinstance(jacobian, Jacobian):
+        return jacobian, span
     bases, layers = {}, {}
     for name, rows in jacobian.layers.items():
         basis = bases[name] = span.rows[name]

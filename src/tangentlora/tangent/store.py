@@ -1,104 +1,116 @@
-"""Tangent ↔ a folder of safetensors shards with a manifest that says what they hold and their checksums."""
+"""A folder of safetensors shards with a manifest → Tangent, whole or shard by shard; `save_tangent` back."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from tangentlora.errors import InputError
 from tangentlora.models.targets import Target
-from tangentlora.tangent.jacobian import Jacobian, LayerRows, concatenate
+from tangentlora.tangent.jacobian import Jacobian, concatenate, in_memory
+from tangentlora.tangent.layer_rows import LayerRows
+from tangentlora.tangent.store_writer import (
+    MANIFEST,
+    SHARD_BYTES as SHARD_BYTES,
+    ShardEntry,
+    ShardWriter,
+    file_sha256,
+    partial_folder,
+    publish,
+)
+from tangentlora.tangent.stored_bands import from_bands
 from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
 
-SHARD_BYTES = 2**28
-MANIFEST = "manifest.json"
+_ENTRY = {"file", "examples", "sha256", "bytes", "shared"}
 
 
 def save_tangent(tangent: Tangent, folder: Path) -> None:
-    """Write the tangent to `folder` in float32: shards of whole examples, then the manifest, then one rename.
+    """Write a tangent that is in memory to `folder`, in float32: shards of whole examples, then the manifest.
 
     A folder that exists already is left as it is: its name is the hash of what it holds. A run that is killed
     leaves at most a hidden `.partial` folder, which nothing reads and anyone may delete.
     """
-    from safetensors.torch import save_file
-
     if folder.exists():
         return
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        n, k = tangent.jacobian.n_examples, tangent.jacobian.n_outputs
-        step = max(1, n * SHARD_BYTES // max(SHARD_BYTES, tangent.jacobian.nbytes))
-        shards = []
-        for number, start in enumerate(range(0, n, step)):
-            index = range(start, min(start + step, n))
-            part = tangent.jacobian.select(index).to(torch.float32, "cpu")
-            tensors = {"f0": tangent.f0[start : start + step].to("cpu", torch.float32)}
-            for name, rows in part.layers.items():
-                tensors |= {f"{name}/x": rows.x, f"{name}/g": rows.g, f"{name}/counts": rows.counts}
-            path = partial / f"shard-{number:05d}.safetensors"
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-            shards.append({"file": path.name, "examples": len(index), "sha256": file_sha256(path)})
-        manifest = {
-            "key": tangent.key,
-            "identity": tangent.identity,
-            "n_outputs": k,
-            "dense_bytes": 4
-            * n
-            * k
-            * sum(rows * columns for rows, columns in tangent.jacobian.shapes.values()),
-            "bytes": tangent.jacobian.nbytes,
-            "shards": shards,
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True))
-        _rename(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _rename(partial: Path, folder: Path) -> None:
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        if not folder.exists():  # else another process wrote the same tangent first
-            raise
+    jacobian = in_memory(tangent.jacobian, "saving it").to(torch.float32, "cpu")
+    with partial_folder(folder) as partial:
+        writer = ShardWriter(partial)
+        index = torch.arange(jacobian.n_examples)
+        writer.add(index, tangent.f0.to("cpu", torch.float32), jacobian.layers)
+        shapes = list(jacobian.shapes.values())
+        publish(partial, folder, tangent.identity, writer.close(), jacobian.n_outputs, shapes)
 
 
 def load_tangent(folder: Path) -> Tangent:
-    """Read a tangent back, every shard checked against its SHA-256.
+    """Read a tangent back into memory in the order of its examples, every shard's SHA-256 checked.
 
     Raises InputError where the manifest or a shard is missing, truncated, altered or of another format.
     """
-    from safetensors.torch import load_file
+    shards = open_shards(folder)
+    check_shards(folder, shards)
+    targets = targets_of(folder)
+    read = [read_shard(folder, shard, ()) for shard in shards]
+    index = torch.cat([part[0] for part in read])
+    position = index.argsort()
+    if not torch.equal(index[position], torch.arange(len(index))):
+        raise _damaged(folder, "its shards do not hold every example once")
+    layers: dict[str, LayerRows] = {}
+    for target in targets:  # one at a time: what is read is held twice while it is put in order
+        parts = [Jacobian(read_shard(folder, shard, (target,))[2]) for shard in shards]
+        layers |= concatenate(parts).select(position).layers
+    f0 = torch.cat([part[1] for part in read])[position]
+    return Tangent(f0, Jacobian(layers), targets, read_manifest(folder)["identity"], folder)
 
-    manifest = read_manifest(folder)
-    targets = tuple(
-        Target(**{**t, "shape": tuple(t["shape"]), "rows": t["rows"] and tuple(t["rows"])})
-        for t in manifest["identity"]["targets"]
-    )
-    outputs, parts = [], []
-    for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        if not path.is_file() or file_sha256(path) != shard["sha256"]:
-            raise InputError(
-                f"got a damaged store {folder}: {shard['file']} is missing or does not match its checksum, "
-                "expected the file as it was written: delete that folder and run again to make it anew"
-            )
-        tensors = load_file(path)
-        outputs.append(tensors["f0"])
-        layers = {
-            t.name: LayerRows(*(tensors[f"{t.name}/{part}"] for part in ("x", "g", "counts")))
-            for t in targets
-        }
-        parts.append(Jacobian(layers))
-    return Tangent(torch.cat(outputs), concatenate(parts), targets, manifest["identity"], folder)
+
+def read_shard(
+    folder: Path, shard: ShardEntry, targets: Sequence[Target]
+) -> tuple[Int[Tensor, " E"], Float[Tensor, "E K"], dict[str, LayerRows]]:
+    """Return the numbers of a shard's examples, their f0 (E,K) and the rows of the targets asked for.
+
+    The file is mapped into memory and only what is asked for is read. Raises InputError where it cannot be
+    read or lacks a target.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / shard.file, framework="pt") as file:
+            names = set(file.keys())
+            layers = {}
+            for target in targets:
+                g = file.get_tensor(f"{target.name}/g")
+                if f"{target.name}/start" in names:
+                    g = from_bands(g, file.get_tensor(f"{target.name}/start"), target.shape[0])
+                x = file.get_tensor(f"{shard.shared.get(target.name, target.name)}/x")
+                layers[target.name] = LayerRows(x, g, file.get_tensor(f"{target.name}/counts"))
+            return file.get_tensor("index"), file.get_tensor("f0"), layers
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, f"{shard.file} cannot be read ({error})") from error
+
+
+def open_shards(folder: Path) -> list[ShardEntry]:
+    """Return the shards that the manifest lists, whose contents `check_shards` looks at, once.
+
+    Raises InputError as `read_manifest` does and where a file is missing or has another size.
+    """
+    shards = [ShardEntry(**shard) for shard in read_manifest(folder)["shards"]]
+    for shard in shards:
+        path = folder / shard.file
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            raise _damaged(folder, f"{shard.file} is missing or does not match its size")
+    return shards
+
+
+def check_shards(folder: Path, shards: Sequence[ShardEntry]) -> None:
+    """Raise InputError where the bytes of a shard are not those whose SHA-256 the manifest has."""
+    for shard in shards:
+        if file_sha256(folder / shard.file) != shard.sha256:
+            raise _damaged(folder, f"{shard.file} does not match its checksum")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -110,9 +122,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             manifest["key"] == key_of(identity)
             and identity["format"] == FORMAT
             and sum(shard["examples"] for shard in manifest["shards"]) == identity["n_examples"]
-            and all({"file", "sha256"} <= shard.keys() for shard in manifest["shards"])
+            and all(shard.keys() == _ENTRY for shard in manifest["shards"])
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise InputError(
@@ -122,7 +134,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def targets_of(folder: Path) -> tuple[Target, ...]:
+    """Return the targets of the tangent in a folder; raises InputError as `read_manifest` does."""
+    return tuple(
+        Target(**{**t, "shape": tuple(t["shape"]), "rows": t["rows"] and tuple(t["rows"])})
+        for t in read_manifest(folder)["identity"]["targets"]
+    )
+
+
+def _damaged(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"got a damaged store {folder}: {reason}, expected the file as it was written: delete that folder "
+        "and run again to make it anew"
+    )

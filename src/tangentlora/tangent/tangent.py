@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.models.targets import Target
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.operator import Operator
 
-FORMAT = 1
+FORMAT = 2
 """Version of the store's layout and of what is in it; part of every key."""
 
 
@@ -27,7 +28,7 @@ class Tangent:
     """
 
     f0: Float[Tensor, "N K"]
-    jacobian: Jacobian
+    jacobian: Operator
     targets: tuple[Target, ...]
     identity: dict[str, Any]
     source: Path | None = None
@@ -38,6 +39,6 @@ class Tangent:
         return key_of(self.identity)
 
 
-def key_of(identity: dict[str, Any]) -> str:
+def key_of(identity: Mapping[str, Any]) -> str:
     """Return the first 32 hexadecimal digits of the SHA-256 of the identity's canonical JSON."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]

@@ -158,9 +158,9 @@ def generalisation(
     L0 = before if unseen_before is None else unseen_before
     trivial = min(L0, math.log(max(k, 2)))
     norm, sets = nuclear_norm(factors), [p for p in (problem, held_out) if p is not None]
-    R = max(float(block_norms(p.jacobian)[0].max()) for p in sets)
+    R = max(float(block_norms(p.rows)[0].max()) for p in sets)
     # in contrasts, where the loss has the same G and fewer outputs are summed
-    rho = max(float(block_norms(p.contrasted.jacobian)[1].square().sum(1).sqrt().max()) for p in sets)
+    rho = max(float(block_norms(p.contrasted.rows)[1].square().sum(1).sqrt().max()) for p in sets)
     lam = 2 * (2 + epsilon) * math.sqrt(k) * G * R / math.sqrt(n) * (2 + math.sqrt(math.log(1 / eta)))
     M = problem.jacobian.adjoint(problem.dual_point(problem.f0))
     zero_from = max(float(torch.linalg.matrix_norm(block, 2)) for block in M.values())
@@ -168,7 +168,7 @@ def generalisation(
 
     j = math.ceil(math.log2(norm)) if norm > 0 else 0
     D, spent = 2.0**j if norm > 0 else 0.0, eta / (3 * (1 + abs(j)) ** 2)
-    complexity = rademacher_complexity(problem.contrasted.jacobian, draws, seed)
+    complexity = rademacher_complexity(problem.contrasted.rows, draws, seed)
     mean = complexity.mean + _ERRORS * complexity.standard_error
     width = 2 * math.sqrt(2) * G * D * mean
     deviation = 6 * G * D * rho * math.sqrt(math.log(2 / spent) / (2 * n))

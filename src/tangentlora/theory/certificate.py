@@ -24,7 +24,7 @@ from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
 from tangentlora.solvers.solution import Solution
-from tangentlora.theory.rounding import rounding_margin, spectral_norm_bound
+from tangentlora.theory.rounding import rounding_margin, spectral_norm_bounds
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def certify(problem: Problem, solution: Solution | Factors, tolerance: float = 1
     objective = data_fit + problem.lam * nuclear_norm(factors)
     factored = data_fit + problem.lam * half_squares(factors)
     a = problem.dual_point(z)
-    norms = {name: spectral_norm_bound(problem, name, a) for name in problem.jacobian.layers}
+    norms = spectral_norm_bounds(problem, a)
     largest = max(norms.values())
     scale = 1.0 if largest <= problem.lam else problem.lam / largest
     conjugate = problem.loss.conjugate(len(z) * scale * a, problem.y)

@@ -1,8 +1,7 @@
-"""What a run folder and a store say, read with numpy alone: answer, tangent and what the run recorded."""
+"""What a run folder says, read with numpy alone: the answer and what the run recorded."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -18,30 +17,6 @@ Array = NDArray[np.float64]
 
 SEALED = ("solution.safetensors", "certificate.json")
 """The files whose SHA-256 a run records."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Rows x (R,n) and g (R,K,m) of one layer, `counts[i]` of them for example i: J_ik = Σ g_k xᵀ."""
-
-    x: Array
-    g: Array
-    counts: NDArray[np.int64]
-
-    def sums(self, rows: Array) -> Array:
-        """Return the sums of rows over each example along the first axis."""
-        totals = np.zeros((len(self.counts), *rows.shape[1:]))
-        np.add.at(totals, np.repeat(np.arange(len(self.counts)), self.counts), rows)
-        return totals
-
-
-@dataclass(frozen=True)
-class Store:
-    """A tangent as it is on disk; `key` is the hash of what it was made from."""
-
-    layers: dict[str, Layer]
-    f0: Array
-    key: str
 
 
 @dataclass(frozen=True)
@@ -114,44 +89,6 @@ def read_answer(path: Path) -> Answer:
         raise InputError(
             f"got {path}, which cannot be read ({type(error).__name__}), expected the factors and labels "
             "that fit writes: run fit again"
-        ) from error
-
-
-def read_store(folder: Path) -> Store:
-    """Return the tangent in a folder; raises InputError where a file is missing, damaged or altered."""
-    from safetensors.numpy import load
-
-    remedy = "name the folder of the run's tangent with --store, or run fit again to linearise anew"
-    manifest = read_json(folder / "manifest.json", remedy)
-    parts: dict[str, list[Layer]] = {}
-    outputs = []
-    try:
-        identity = json.dumps(manifest["identity"], sort_keys=True)
-        if manifest["key"] != hashlib.sha256(identity.encode()).hexdigest()[:32]:
-            raise ValueError("its key is not that of its identity")
-        for shard in manifest["shards"]:
-            path = folder / shard["file"]
-            content = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(content).hexdigest() != shard["sha256"]:
-                raise ValueError(f"{shard['file']} is missing or does not match its checksum")
-            tensors = load(content)
-            outputs.append(tensors["f0"].astype(np.float64))
-            for name in (key[:-2] for key in tensors if key.endswith("/x")):
-                x, g = (tensors[f"{name}/{part}"].astype(np.float64) for part in ("x", "g"))
-                parts.setdefault(name, []).append(Layer(x, g, tensors[f"{name}/counts"]))
-        layers = {
-            name: Layer(
-                np.concatenate([piece.x for piece in pieces]),
-                np.concatenate([piece.g for piece in pieces]),
-                np.concatenate([piece.counts for piece in pieces]),
-            )
-            for name, pieces in parts.items()
-        }
-        return Store(layers, np.concatenate(outputs), str(manifest["key"]))
-    except Exception as error:  # safetensors raises a type of its own for each kind of damage
-        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"got a damaged store at {folder} ({reason}), expected the files as they were written: {remedy}"
         ) from error
 
 

@@ -42,7 +42,7 @@ class Hessian:
 
     @cached_property
     def _point(self) -> FactoredPoint:
-        return self.problem.jacobian.at(self.factors)
+        return self.problem.rows.at(self.factors)
 
     @cached_property
     def z(self) -> Float[Tensor, "N K"]:
@@ -60,7 +60,7 @@ class Hessian:
     @cached_property
     def loss_gradient(self) -> Blocks:
         """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers of the factors."""
-        layers = self.problem.jacobian.only(list(self.factors))
+        layers = self.problem.rows.only(list(self.factors))
         return layers.adjoint(self.problem.dual_point(self.z))
 
     @cached_property
@@ -74,7 +74,7 @@ class Hessian:
         if self._design_fits:
             moved = (self._design.flatten(0, 1) @ d).reshape(self.z.shape)
         else:
-            moved = self._moved_outputs(direction)
+            moved = self._point.differential(direction)
         bent = self.problem.loss.hessian_product(self.z, self.problem.y, moved) / len(moved)
         if self._design_fits:
             pulled: Tensor = bent.flatten() @ self._design.flatten(0, 1)
@@ -82,20 +82,10 @@ class Hessian:
             pulled = self.pack(self._point.adjoint(bent))
         return pulled + self.pack(self._slack_product(direction))
 
-    def _moved_outputs(self, direction: Factors) -> Float[Tensor, "N K"]:
-        """Return B d = JE by one forward product with J."""
-        along = self.problem.jacobian.at(direction)
-        moved = self.problem.jacobian.zeros()
-        for name in direction:
-            terms = along.gu[name] * self._point.xv[name].unsqueeze(1)
-            terms = terms + self._point.gu[name] * along.xv[name].unsqueeze(1)
-            moved += self.problem.jacobian.layers[name].per_example(terms.sum(2))
-        return moved
-
     @cached_property
     def _design_fits(self) -> bool:
         """Whether B is small enough to be kept: then a product costs two thin ones with it."""
-        rows, width = self.problem.jacobian.layers, len(self.pack(self.factors))
+        rows, width = self.problem.rows.layers, len(self.pack(self.factors))
         largest = max((rows[t].g.numel() * u.shape[1] for t, (u, _) in self.factors.items()), default=0)
         return max(self.z.numel() * width, largest) <= _DESIGN_LIMIT
 
@@ -104,7 +94,7 @@ class Hessian:
         """The rows B_ik = (vec(J_ik v), vec(J_ikᵀ u)): along d the outputs move by B d."""
         sides = [self.z.new_zeros(*self.z.shape, 0)]
         for name in self.factors:
-            rows, xv, gu = self.problem.jacobian.layers[name], self._point.xv[name], self._point.gu[name]
+            rows, xv, gu = self.problem.rows.layers[name], self._point.xv[name], self._point.gu[name]
             for terms in (
                 rows.g.unsqueeze(3) * xv[:, None, None, :],
                 rows.x[:, None, :, None] * gu.unsqueeze(2),

@@ -58,7 +58,7 @@ def reduce_by_layers(problem: Problem, factors: Factors) -> Factors:
     inner = problem.contrasted
     alone: Factors = {}
     for name, pair in factors.items():
-        one = Problem(inner.jacobian.only([name]), inner.f0, inner.y, inner.loss, inner.lam)
+        one = Problem(inner.rows.only([name]), inner.f0, inner.y, inner.loss, inner.lam)
         alone |= reduce_rank(one, {name: pair})
     return reduce_rank(problem, alone)
 
@@ -104,7 +104,7 @@ class Directions:
 
     def effects(self, problem: Problem) -> Float[Tensor, "R NK"]:
         """Return w, what every direction adds to the contrasted outputs of the linearised problem."""
-        jacobian, parts = problem.contrasted.jacobian, []
+        jacobian, parts = problem.contrasted.rows, []
         for name, (left, sigma, right) in self.svds.items():
             at = jacobian.at({name: (left * sigma, right)})
             rows = (at.gu[name] * at.xv[name].unsqueeze(1)).flatten(1)

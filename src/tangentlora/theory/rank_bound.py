@@ -20,7 +20,7 @@ from tangentlora.problem.spectral import EPS
 from tangentlora.solvers.solution import Solution
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.theory.certificate import certify
-from tangentlora.theory.rounding import spectral_norm_bound
+from tangentlora.theory.rounding import spectral_norm_bounds
 
 _KERNEL_LIMIT = 4096  # outputs, above which a layer's kernel is bounded by its trace
 
@@ -63,11 +63,12 @@ def rank_bound(problem: Problem, solution: Solution | Factors) -> RankBound:
     gap = max(certificate.gap + certificate.rounding, 0.0)
     distance = math.sqrt(2 * problem.loss.smoothness * gap / len(z)) * (1 + 4 * EPS)
     bounds, slack = {}, {}
-    for name, rows in problem.jacobian.layers.items():
-        sigma = torch.linalg.svdvals(rows.weighted(a).T @ rows.x)
+    contrasted, norms = problem.contrasted.rows, spectral_norm_bounds(problem, a)
+    for name, M in problem.jacobian.adjoint(a).items():
+        sigma = torch.linalg.svdvals(M)
         # what rounding may have moved every singular value by, doubled as it is a difference itself
-        rounding = 2 * (spectral_norm_bound(problem, name, a) - float(sigma[0]))
-        slack[name] = s * rounding + operator_norm_bound(problem.contrasted.jacobian.only([name])) * distance
+        rounding = 2 * (norms[name] - float(sigma[0]))
+        slack[name] = s * rounding + operator_norm_bound(contrasted.only([name])) * distance
         bounds[name] = int((~(s * sigma + slack[name] < problem.lam)).sum())  # a NaN counts too
     sides = {name: min(shape) for name, shape in problem.jacobian.shapes.items()}
     return RankBound(bounds, sides, distance, slack)
@@ -86,8 +87,7 @@ def operator_norm_bound(jacobian: Jacobian) -> float:
     else:
         top = float(torch.linalg.eigvalsh(jacobian.gram())[-1])
     forming = 0.0
-    for rows in jacobian.layers.values():
-        sizes = rows.per_example(rows.g.norm(dim=2) * rows.x.norm(dim=1, keepdim=True))
-        terms = sum(rows.shape) + 2 * int(rows.counts.max()) + jacobian.n_outputs + 8
-        forming += terms * EPS * float(sizes.square().sum())
+    for name, extent in jacobian.extents.items():
+        terms = sum(jacobian.shapes[name]) + 2 * extent.longest + jacobian.n_outputs + 8
+        forming += terms * EPS * float(extent.sizes.square().sum())
     return math.sqrt(max(top, 0.0) * (1 + 8 * size * EPS) + forming)

@@ -44,7 +44,7 @@ def reduce_rank(problem: Problem, factors: Factors) -> Factors:
     given = problem.zero() | factors
     svds = {name: product_svd(u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in given.items()}
     floor = _zero([sigma for _, sigma, _ in svds.values()])
-    jacobian, faces = problem.contrasted.jacobian, {}
+    jacobian, faces = problem.contrasted.rows, {}
     for name, (left, sigma, right) in svds.items():
         A, B = left[:, sigma > floor], right[:, sigma > floor]
         forms = symmetric_forms(jacobian, name, A, B).flatten(0, 1)

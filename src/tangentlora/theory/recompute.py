@@ -1,17 +1,24 @@
 """Every number of a certificate from arrays alone, written a second time in numpy.
 
+The rows are read twice, a shard at a time: for the outputs, and with them for the gradients M_t. The rank of
+the kernel, where it is asked for, takes two shards at a time.
+
 Derived in docs/theory.md, "The certificate" and "Rounding".
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tangentlora.errors import InputError
-from tangentlora.theory.evidence import Answer, Array, Layer, Store
+from tangentlora.theory.evidence import Answer, Array
+from tangentlora.theory.shards import Layer, Shard, Store
 
 _EPS = float(np.finfo(np.float64).eps)
 _RANK = 1e-7
@@ -28,15 +35,15 @@ def recompute(
     `constraints` is the number on record: it is returned where rounding leaves a choice that it is among.
     Labels and factors have to fit. Raises InputError for an unknown loss.
     """
-    layers, f0, labels = tangent.layers, tangent.f0, answer.labels
+    f0, labels = tangent.f0, answer.labels
     z, z_error = f0.copy(), np.abs(f0) * _EPS
+    extents = {name: _Extent(np.zeros_like(f0)) for name in tangent.shapes}
+    for read in tangent.shards:
+        _add_outputs(read(), answer, z, extents)
     for name, (u, v) in answer.factors.items():
-        layer = layers[name]
-        z += layer.sums(((layer.g @ u) * (layer.x @ v)[:, None, :]).sum(axis=2))
-        terms = sum(u.shape) + len(v) + int(layer.counts.max()) + len(answer.factors)
-        sizes = layer.sums(np.linalg.norm(layer.g, axis=2) * np.linalg.norm(layer.x, axis=1)[:, None])
+        terms = sum(u.shape) + len(v) + extents[name].longest + len(answer.factors)
         columns = float((np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)).sum())
-        z_error += terms * _EPS * sizes * columns
+        z_error += terms * _EPS * extents[name].sizes * columns
     n, k = z.shape
     values, gradient = _loss(loss, z, labels)
     singular = {name: _singular_values(u, v) for name, (u, v) in answer.factors.items()}
@@ -45,7 +52,10 @@ def recompute(
     objective = data_fit + lam * sum(float(s.sum()) for s in singular.values())
     factored = data_fit + lam * sum(squares.values())
     a = gradient / n
-    norms = {name: _norm_bound(layer, a) for name, layer in layers.items()}
+    M = {name: np.zeros(shape) for name, shape in tangent.shapes.items()}
+    for read in tangent.shards:
+        _add_gradients(read(), a, M)
+    norms = {name: _norm_bound(M[name], extents[name], a) for name in tangent.shapes}
     largest = max(norms.values())
     scale = 1.0 if largest <= lam else lam / largest
     conjugate = _conjugate(loss, scale * gradient, labels)
@@ -81,7 +91,7 @@ def recompute(
         "dual_scale": float(scale),
         "spectral_norms": norms,
         "ranks": {name: int((s > _RANK * top).sum()) for name, s in singular.items()},
-        "constraints": _constraints(layers, loss, n, k, constraints),
+        "constraints": _constraints(tangent, loss, n, k, constraints),
         "n_examples": n,
         "n_outputs": k,
         "dtype": "float64",
@@ -105,14 +115,38 @@ def _singular_values(u: Array, v: Array) -> Array:
     return np.linalg.svd(product, compute_uv=False).astype(np.float64)
 
 
-def _norm_bound(layer: Layer, a: Array) -> float:
-    """Return ‖Σ a_ik J_ik‖₂ and what rounding may have taken from it."""
-    example = np.repeat(np.arange(len(layer.counts)), layer.counts)
-    M: Array = np.einsum("rk,rkm->rm", a[example], layer.g).T @ layer.x
-    sizes = np.linalg.norm(layer.g, axis=2) * np.linalg.norm(layer.x, axis=1)[:, None]
-    r, k = sizes.shape
-    forming = (r + k + 2) * float((np.abs(a[example]) * sizes).sum())
-    inside = (k + 6) * float(sizes.sum()) / len(a)
+@dataclass
+class _Extent:
+    """How large a layer's rows are, (N,K) in all: what has been read of them so far."""
+
+    sizes: Array
+    rows: int = 0
+    longest: int = 0
+
+    def take(self, index: NDArray[np.int64], layer: Layer) -> None:
+        self.sizes[index] = layer.sums(layer.sizes)
+        self.rows += len(layer.x)
+        self.longest = max(self.longest, int(layer.counts.max()))
+
+
+def _add_outputs(shard: Shard, answer: Answer, z: Array, extents: dict[str, _Extent]) -> None:
+    for name, layer in shard.layers.items():
+        u, v = answer.factors[name]
+        z[shard.index] += layer.sums(((layer.g @ u) * (layer.x @ v)[:, None, :]).sum(axis=2))
+        extents[name].take(shard.index, layer)
+
+
+def _add_gradients(shard: Shard, a: Array, M: dict[str, Array]) -> None:
+    for name, layer in shard.layers.items():
+        weights = a[shard.index][layer.example]
+        M[name] += np.einsum("rk,rkm->rm", weights, layer.g).T @ layer.x
+
+
+def _norm_bound(M: Array, extent: _Extent, a: Array) -> float:
+    """Return ‖M‖₂, M = Σ a_ik J_ik, and what rounding may have taken from it."""
+    k = a.shape[1]
+    forming = (extent.rows + k + 2) * float((np.abs(a) * extent.sizes).sum())
+    inside = (k + 6) * float(extent.sizes.sum()) / len(a)
     return float(np.linalg.norm(M, 2) * (1 + 8 * (max(M.shape) + 1) * _EPS) + (forming + inside) * _EPS)
 
 
@@ -150,25 +184,50 @@ def _entropy(q: Array) -> Array:
     return np.where(q < -1e-12, np.inf, safe * np.log(np.where(safe > 0, safe, 1.0)))
 
 
-def _constraints(layers: dict[str, Layer], loss: str, n: int, k: int, claimed: object) -> int:
+def _constraints(tangent: Store, loss: str, n: int, k: int, claimed: object) -> int:
     """Return the rank of J Jᵀ, for cross-entropy less the mean over outputs; N·K' where it is too large."""
     width = k - 1 if loss == "cross_entropy" else k
     if n * width > _KERNEL_LIMIT:
         return n * width
-    kernel = np.zeros((n, k, n, k))
-    for layer in layers.values():
-        g = layer.g - layer.g.mean(axis=1, keepdims=True) if loss == "cross_entropy" else layer.g
-        starts = np.concatenate([[0], np.cumsum(layer.counts)])
-        for i in range(n):
-            part = slice(starts[i], starts[i + 1])
-            products = (
-                np.einsum("rkm,slm->rskl", g[part], g, optimize=True)
-                * (layer.x[part] @ layer.x.T)[:, :, None, None]
-            )
-            kernel[i] += layer.sums(products.sum(axis=0)).transpose(1, 0, 2)
-    values = np.linalg.eigvalsh(kernel.reshape(n * k, n * k))
+    kernel = np.zeros((n, n, k, k))
+    for number, read in enumerate(tangent.shards):
+        _add_products(read(), tangent.shards[number + 1 :], loss, kernel)
+    values = np.linalg.eigvalsh(kernel.transpose(0, 2, 1, 3).reshape(n * k, n * k))
     limit = _KERNEL_RANK * values[-1]
     least, most = (int((values > limit * (1 + sign * _KERNEL_ROUNDING)).sum()) for sign in (1, -1))
     if isinstance(claimed, int) and not isinstance(claimed, bool) and least <= claimed <= most:
         return claimed
     return int((values > limit).sum())
+
+
+def _add_products(
+    left: Shard, others: Sequence[Callable[[], Shard]], loss: str, kernel: NDArray[np.float64]
+) -> None:
+    """Fill in the blocks of the kernel (N,N,K,K) of one shard with itself and with each of the others."""
+    _add_block(left, left, loss, kernel)
+    for read in others:
+        _add_block(left, read(), loss, kernel)
+
+
+def _add_block(left: Shard, right: Shard, loss: str, kernel: NDArray[np.float64]) -> None:
+    block = sum(
+        (_products(left.layers[name], right.layers[name], loss) for name in left.layers), np.zeros(())
+    )
+    kernel[np.ix_(left.index, right.index)] = block
+    kernel[np.ix_(right.index, left.index)] = block.transpose(1, 0, 3, 2)
+
+
+def _products(left: Layer, right: Layer, loss: str) -> Array:
+    """Return ⟨J_ik, J_jl⟩ of one layer, (I,J,K,K), for the examples i of one shard and j of another."""
+    ours, theirs = (_contrasted(layer.g, loss) for layer in (left, right))
+    starts = np.concatenate([[0], np.cumsum(left.counts)])
+    products = []
+    for first, last in itertools.pairwise(starts):
+        across = np.einsum("rkm,slm->rskl", ours[first:last], theirs, optimize=True)
+        across *= (left.x[first:last] @ right.x.T)[:, :, None, None]
+        products.append(right.sums(across.sum(axis=0)))
+    return np.stack(products)
+
+
+def _contrasted(g: Array, loss: str) -> Array:
+    return g - g.mean(axis=1, keepdims=True) if loss == "cross_entropy" else g

@@ -19,7 +19,7 @@ from tangentlora.blocks import Blocks
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import Loss
 from tangentlora.problem.objective import Problem
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.operator import Operator
 
 CLOSE, FAR = 0.1, 0.5
 """The largest error or drift at which a network counts as linear, and as nearly linear."""
@@ -107,7 +107,7 @@ def along(
     return tuple(steps)
 
 
-def kernel_drift(before: Jacobian, after: Jacobian) -> float:
+def kernel_drift(before: Operator, after: Operator) -> float:
     """Return ‖Θ(W+δ) − Θ(W)‖_F / ‖Θ(W)‖_F, Θ = J Jᵀ (NK,NK), of the same examples linearised at both.
 
     Raises InputError where the two do not have the same examples and outputs.

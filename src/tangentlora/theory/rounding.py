@@ -15,8 +15,8 @@ from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import EPS, norm_bound
 
 
-def spectral_norm_bound(problem: Problem, name: str, a: Float[Tensor, "N K"]) -> float:
-    """Return an upper bound on ‖M_t‖₂ at the dual point that the computed a stands for.
+def spectral_norm_bounds(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str, float]:
+    """Return upper bounds on every ‖M_t‖₂ at the dual point that the computed a stands for.
 
     ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
 
@@ -24,12 +24,13 @@ def spectral_norm_bound(problem: Problem, name: str, a: Float[Tensor, "N K"]) ->
     M is formed by inner products of K, then R terms. K+6: a + e_y/N misses the simplex by (K+6)η/N at most,
     and the dual point meant is one inside. 4 stands for the rounding of s = λ/‖M‖.
     """
-    rows = problem.jacobian.layers[name]
-    r, k, _ = rows.g.shape
-    tau = norm_bound(rows.weighted(a).T @ rows.x)
-    forming = (r + k + 2) * EPS * float((a[rows.example].abs() * rows.sizes).sum())
-    inside = (k + 6) * EPS * float(rows.sizes.sum()) / len(a)
-    return tau * (1 + 4 * EPS) + forming + inside
+    k, bounds = a.shape[1], {}
+    for name, M in problem.jacobian.adjoint(a).items():
+        extent = problem.jacobian.extents[name]
+        forming = (extent.rows + k + 2) * EPS * float((a.abs() * extent.sizes).sum())
+        inside = (k + 6) * EPS * float(extent.sizes.sum()) / len(a)
+        bounds[name] = norm_bound(M) * (1 + 4 * EPS) + forming + inside
+    return bounds
 
 
 def rounding_margin(
@@ -53,11 +54,10 @@ def rounding_margin(
     error = problem.f0.abs() * EPS
     penalty = 0.0
     for name, (u, v) in factors.items():
-        rows = problem.jacobian.layers[name]
-        (m, width), rank = rows.shape, u.shape[1]
-        terms = m + width + rank + int(rows.counts.max()) + len(factors)
-        sizes = rows.per_example(rows.sizes)
-        error = error + terms * EPS * sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
+        extent = problem.jacobian.extents[name]
+        (m, width), rank = problem.jacobian.shapes[name], u.shape[1]
+        terms = m + width + rank + extent.longest + len(factors)
+        error = error + terms * EPS * extent.sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
         penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
     values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())
     primal = float((a.abs() * error).sum() + 0.5 * error.square().sum() / n) + 8 * (n + k) * EPS * values

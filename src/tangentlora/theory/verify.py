@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tangentlora.errors import InputError
-from tangentlora.theory.evidence import SEALED, Answer, Store, read_answer, read_json, read_run, read_store
+from tangentlora.theory.evidence import SEALED, Answer, read_answer, read_json, read_run
 from tangentlora.theory.recompute import labels_fit, recompute
+from tangentlora.theory.shards import Store, read_store
 
 AGREEMENT = 1e-9
 """Largest difference between a recorded and a recomputed number, relative to max(1, its size)."""
@@ -80,16 +81,16 @@ def _sha256(path: Path) -> str:
 
 def _misfit(loss: str, answer: Answer, tangent: Store) -> str | None:
     """Return why the answer cannot be one for this tangent; raises InputError where the layers differ."""
-    if set(tangent.layers) != set(answer.factors):
+    if set(tangent.shapes) != set(answer.factors):
         raise InputError(
-            f"got factors for {sorted(answer.factors)} and a store for {sorted(tangent.layers)}, "
+            f"got factors for {sorted(answer.factors)} and a store for {sorted(tangent.shapes)}, "
             "expected the same layers: name the store of this run with --store"
         )
     if not labels_fit(loss, answer.labels, *tangent.f0.shape):
         return f"the labels are none for {loss} with outputs {tangent.f0.shape}"
     for name, (u, v) in answer.factors.items():
-        layer = tangent.layers[name]
-        if u.ndim != 2 or u.shape[0] != layer.g.shape[2] or v.shape != (layer.x.shape[1], u.shape[1]):
+        m, n = tangent.shapes[name]
+        if u.ndim != 2 or u.shape[0] != m or v.shape != (n, u.shape[1]):
             return f"the factors of {name} are {u.shape} and {v.shape}, which do not fit the store"
         if not (np.isfinite(u).all() and np.isfinite(v).all()):
             return f"the factors of {name} are not finite"

@@ -1,0 +1,42 @@
+"""The design matrix A = (∇²L̂)^{1/2} B of some examples: along d = (U, V) their outputs move by B d.
+
+Row (i,k) of B holds vec(J_ik v) for U and vec(J_ikᵀ u) for V, layer by layer, so that AᵀA is the curvature of
+the data fit. Derived; docs/theory.md, "Newton's method".
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangentlora.problem.losses import Loss
+from tangentlora.tangent.jacobian import FactoredPoint
+from tangentlora.tangent.layer_rows import LayerRows
+
+
+def loss_root(loss: Loss, z: Float[Tensor, "N K"], y: Tensor, n: int) -> Float[Tensor, "N K K"]:
+    """Return (∇²ℓ_i / n)^{1/2} for every example: the Hessian couples the outputs of one example only."""
+    columns = [loss.hessian_product(z, y, unit.expand_as(z)) for unit in torch.eye(z.shape[1]).to(z)]
+    values, vectors = torch.linalg.eigh(torch.stack(columns, 2) / n)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt().unsqueeze(1)) @ vectors.mT
+    return root
+
+
+def design(point: FactoredPoint, root: Float[Tensor, "N K K"]) -> Float[Tensor, "NK d"]:
+    """Return A for all layers of the point, u before v in each."""
+    parts = []
+    for name, xv in point.xv.items():
+        rows, gu = point.jacobian.layers[name], point.gu[name]
+        n, k = root.shape[:2]
+        along_u = _summed(rows, rows.g.flatten(1), xv).reshape(n, k, rows.shape[0], -1)
+        along_v = _summed(rows, gu.flatten(1), rows.x).reshape(n, k, -1, rows.shape[1]).mT
+        parts += [root @ along_u.flatten(2), root @ along_v.flatten(2)]
+    return torch.cat(parts, 2).flatten(0, 1)
+
+
+def _summed(
+    rows: LayerRows, left: Float[Tensor, "R p"], right: Float[Tensor, "R q"]
+) -> Float[Tensor, "N p q"]:
+    """Return Σ_{ρ∈i} left_ρ right_ρᵀ for every example, by one batched product."""
+    return torch.bmm(rows.by_example(left).mT, rows.by_example(right))

@@ -1,0 +1,56 @@
+"""Proof that a captured Jacobian is right: one example alone, against autograd and against its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tangentlora.errors import InputError
+from tangentlora.models.network import Batch, Network
+from tangentlora.models.targets import Target
+from tangentlora.tangent.capture import Capture, capture
+
+_COARSE = 5e-2
+_ALLOWED = 1e-3
+"""Relative change allowed between a batch and one of its examples alone, `_COARSE` in half precision."""
+
+
+def prove(network: Network, batch: Batch, captured: Capture, targets: Sequence[Target]) -> None:
+    """Run the first example of a batch alone and hold it against autograd and against the batch.
+
+    Alone, Σ_k a_k J_k for random a must be autograd's gradient with respect to the weights, which finds
+    weights that are used without calling their module. Outputs f, inputs x and output-gradients g must be
+    those that it has among the others, which finds randomness, batch statistics and examples that mix, be it
+    in the gradients alone. Together: J_ik = Σ_l g_lk x_lᵀ in the batch. Raises InputError where one of them
+    fails, and as `capture` does.
+    """
+    alone = capture(network, batch.first(), targets, prove=True)
+    dtype = next(network.module.parameters()).dtype
+    allowed = _COARSE if dtype in (torch.float16, torch.bfloat16) else _ALLOWED
+    error = float((alone.outputs - captured.outputs[:1]).abs().max())
+    scale = float(captured.outputs.abs().max())
+    if not error <= allowed * max(scale, 1e-6):  # not >, which a NaN would pass
+        raise InputError(
+            f"got outputs that differ by {error:.1e} between two runs on one example, expected a network "
+            "that is deterministic and treats examples separately: switch off dropout and batch statistics"
+        )
+    # a gradient that cancels to zero leaves noise of the size of what cancelled
+    noise = 10 * torch.finfo(dtype).eps * max(_norm(g) for g in alone.g.values())
+    for target in targets:
+        for what, ours, theirs, least in (
+            ("inputs", alone.x[target.name], captured.x[target.name][:1], 0.0),
+            ("gradients", alone.g[target.name], captured.g[target.name][:1], noise),
+        ):
+            error = _norm(ours - theirs) if ours.shape == theirs.shape else float("inf")
+            if not error <= allowed * _norm(ours) + least:
+                raise InputError(
+                    f"got {what} of {target.name!r} that differ by {error:.1e} between one example alone and "
+                    f"among others, at a norm of {_norm(ours):.1e}, expected a network that treats examples "
+                    "separately: choose other --target-modules or --batch-size 1"
+                )
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)))

@@ -1,0 +1,145 @@
+"""A tangent in a store, read with numpy alone and one shard at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tangentlora.errors import InputError
+from tangentlora.theory.evidence import Array, read_json
+
+_FORMAT = 2
+_REMEDY = "name the folder of the run's tangent with --store, or run fit again to linearise anew"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Rows x (R,n) and g (R,K,m) of one layer, `counts[i]` of them for example i: J_ik = Σ g_k xᵀ."""
+
+    x: Array
+    g: Array
+    counts: NDArray[np.int64]
+
+    def sums(self, rows: Array) -> Array:
+        """Return the sums of rows over each example along the first axis."""
+        totals = np.zeros((len(self.counts), *rows.shape[1:]))
+        np.add.at(totals, self.example, rows)
+        return totals
+
+    @property
+    def example(self) -> NDArray[np.int64]:
+        """The example, as counted in this shard, that each row belongs to."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @property
+    def sizes(self) -> Array:
+        """The norms ‖g_ρk‖‖x_ρ‖, (R,K)."""
+        g, x = np.einsum("rkm,rkm->rk", self.g, self.g), np.einsum("rn,rn->r", self.x, self.x)
+        sizes: Array = np.sqrt(g * x[:, None])
+        return sizes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some examples, numbered as in the whole set, and their rows in every layer."""
+
+    index: NDArray[np.int64]
+    layers: dict[str, Layer]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tangent on disk: f0 (N,K), each layer's shape (m,n), and one function per shard that reads it.
+
+    `key` is the hash of what the tangent was made from.
+    """
+
+    f0: Array
+    shapes: dict[str, tuple[int, int]]
+    shards: Sequence[Callable[[], Shard]]
+    key: str
+
+
+def read_store(folder: Path) -> Store:
+    """Return the tangent in a folder; raises InputError where a file is missing, damaged or altered."""
+    from safetensors import safe_open
+
+    manifest = read_json(folder / "manifest.json", _REMEDY)
+    try:
+        identity = manifest["identity"]
+        text = json.dumps(identity, sort_keys=True)
+        if manifest["key"] != hashlib.sha256(text.encode()).hexdigest()[:32]:
+            raise ValueError("its key is not that of its identity")
+        if identity["format"] != _FORMAT:
+            raise ValueError(f"its format is {identity['format']!r} and not {_FORMAT}")
+        shapes = {str(t["name"]): (int(t["shape"][0]), int(t["shape"][1])) for t in identity["targets"]}
+        outputs, index = [], []
+        for entry in manifest["shards"]:
+            if _sha256(folder / entry["file"]) != entry["sha256"]:
+                raise ValueError(f"{entry['file']} is missing or does not match its checksum")
+            with safe_open(folder / entry["file"], framework="numpy") as file:
+                outputs.append(file.get_tensor("f0"))
+                index.append(file.get_tensor("index"))
+        order = np.concatenate(index)
+        if sorted(order.tolist()) != list(range(len(order))):
+            raise ValueError("its shards do not hold every example once")
+        f0 = np.concatenate(outputs).astype(np.float64)[np.argsort(order)]
+        readers = [partial(_read, folder, entry, shapes) for entry in manifest["shards"]]
+        return Store(f0, shapes, readers, str(manifest["key"]))
+    except Exception as error:  # safetensors raises a type of its own for each kind of damage
+        raise _damaged(folder, error) from error
+
+
+def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> Shard:
+    """Read one shard; raises InputError where it is not as the manifest says."""
+    from safetensors import safe_open
+
+    try:
+        layers = {}
+        with safe_open(folder / entry["file"], framework="numpy") as file:
+            names = set(file.keys())
+            index = file.get_tensor("index")
+            for name, (m, n) in shapes.items():
+                g = file.get_tensor(f"{name}/g").astype(np.float64)
+                x = file.get_tensor(f"{entry['shared'].get(name, name)}/x").astype(np.float64)
+                if f"{name}/start" in names:
+                    g = _unbanded(g, file.get_tensor(f"{name}/start"), m)
+                counts = file.get_tensor(f"{name}/counts")
+                if (len(counts), counts.sum(), len(x)) != (len(index), len(g), len(g)):
+                    raise ValueError(f"the rows of {name} are not those of its examples")
+                if (g.shape[2], x.shape[1]) != (m, n):
+                    raise ValueError(f"the rows of {name} are not those of a matrix {m} x {n}")
+                layers[name] = Layer(x, g, counts)
+        return Shard(index, layers)
+    except Exception as error:  # as above
+        raise _damaged(folder, error) from error
+
+
+def _unbanded(band: Array, start: NDArray[np.int64], m: int) -> Array:
+    """Return g (R,K,m) from its bands: row ρ is zero but for the columns start_ρ, start_ρ + 1, …."""
+    g = np.zeros((*band.shape[:2], m))
+    columns = start[:, None, None] + np.arange(band.shape[2])
+    np.put_along_axis(g, columns, band, axis=2)
+    return g
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return InputError(
+        f"got a damaged store at {folder} ({reason}), expected the files as they were written: {_REMEDY}"
+    )

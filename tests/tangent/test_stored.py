@@ -1,0 +1,150 @@
+"""A Jacobian that stays in its store is the one in memory: the same products, the same optimum."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from random_jacobians import random_factors, random_jacobian
+from random_problems import random_problem
+
+from tangentlora.errors import InputError
+from tangentlora.models.targets import Target
+from tangentlora.problem.objective import Problem
+from tangentlora.solvers.certified import Certified
+from tangentlora.solvers.descent import Descent
+from tangentlora.solvers.proximal import Proximal
+from tangentlora.solvers.solution import Solver, Status
+from tangentlora.tangent import store_writer
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.store import open_shards, save_tangent
+from tangentlora.tangent.stored import StoredJacobian, in_blocks
+from tangentlora.tangent.tangent import FORMAT, Tangent
+from tangentlora.theory.certificate import certify
+
+
+def stored(
+    jacobian: Jacobian, f0: torch.Tensor, folder: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
+) -> StoredJacobian:
+    """Return the Jacobian from a store of small shards."""
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", shard_bytes)
+    targets = tuple(
+        Target(name=name, module=name, shape=shape, transposed=False, rows=None)
+        for name, shape in jacobian.shapes.items()
+    )
+    identity = {"format": FORMAT, "n_examples": len(f0), "targets": []}
+    save_tangent(Tangent(f0, jacobian, targets, identity), folder)
+    read, operator = in_blocks(folder, open_shards(folder), targets)
+    assert torch.equal(read, f0.float())
+    return operator
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_product_is_that_of_the_rows_in_memory(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = random_jacobian(seed, dtype=torch.float32)
+    f0 = memory.zeros()
+    operator = stored(memory, f0, tmp_path / "store", monkeypatch, 64).to(torch.float64)
+    assert len(operator.shards) >= min(2, len(f0))
+    memory = memory.to(torch.float64)
+    C = torch.randn(2, memory.n_outputs, dtype=torch.float64)
+    for ours, theirs in ((operator, memory), (operator.combine_outputs(C), memory.combine_outputs(C))):
+        a = torch.randn_like(theirs.zeros())
+        factors, d = (random_factors(theirs, (2, 1, 3)) for _ in range(2))
+        delta = {name: u @ v.T for name, (u, v) in factors.items()}
+        here, there = ours.at(factors), theirs.at(factors)
+
+        def weigh(z: torch.Tensor, examples: torch.Tensor) -> torch.Tensor:
+            return z * (1 + examples.double()).unsqueeze(1)
+
+        for found, expected in (
+            (ours.forward(delta), theirs.forward(delta)),
+            (ours.adjoint(a), theirs.adjoint(a)),
+            (here.forward(), there.forward()),
+            (here.adjoint(a), there.adjoint(a)),
+            (here.differential(d), there.differential(d)),
+            (here.curvature(d, weigh), there.curvature(d, weigh)),
+            (ours.gram(), theirs.gram()),
+            (ours.select([0]).gram(), theirs.select([0]).gram()),
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+        for (times, back), (times_too, back_too), (u, v) in zip(
+            ours.adjoint_products(a).values(),
+            theirs.adjoint_products(a).values(),
+            factors.values(),
+            strict=False,
+        ):
+            torch.testing.assert_close(times(v), times_too(v), rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(back(u), back_too(u), rtol=1e-11, atol=1e-12)
+        for name, extent in theirs.extents.items():
+            assert (ours.extents[name].rows, ours.extents[name].longest) == (extent.rows, extent.longest)
+            torch.testing.assert_close(ours.extents[name].sizes, extent.sizes, rtol=1e-12, atol=0)
+        assert ours.nbytes == sum(8 * (r.x.numel() + r.g.numel()) for r in theirs.layers.values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_differential_is_the_derivative_of_the_outputs(seed: int) -> None:
+    jacobian = random_jacobian(seed)
+    factors, d = (random_factors(jacobian, (2, 1, 3)) for _ in range(2))
+
+    def outputs(t: torch.Tensor) -> torch.Tensor:
+        moved = {n: (u + t * d[n][0], v + t * d[n][1]) for n, (u, v) in factors.items()}
+        return jacobian.at(moved).forward()
+
+    _, expected = torch.autograd.functional.jvp(
+        outputs, torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    )
+    torch.testing.assert_close(jacobian.at(factors).differential(d), expected, rtol=1e-10, atol=1e-11)
+
+
+SOLVERS: list[tuple[Solver, float]] = [
+    (Certified(), 1e-9),
+    (Descent(rank=3, epochs=40), 1e-6),
+    (Proximal(epochs=40), 1e-6),
+]
+
+
+@pytest.mark.parametrize(("solver", "agreement"), SOLVERS, ids=lambda value: type(value).__name__)
+def test_solvers_and_certificates_take_it_as_they_take_rows_in_memory(
+    solver: Solver, agreement: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = random_problem(3, n_examples=30)
+    single = memory.jacobian.to(torch.float32)
+    assert isinstance(single, Jacobian)
+    memory = replace(memory, jacobian=single, f0=memory.f0.float())
+    operator = stored(single, memory.f0.float(), tmp_path / "store", monkeypatch, 1000)
+    assert 3 < len(operator.shards) < 30
+    problem = Problem(operator, memory.f0, memory.y, memory.loss, memory.lam)
+    ours, theirs = certify(problem, solver.solve(problem)), certify(memory, solver.solve(memory))
+    assert ours.objective == pytest.approx(theirs.objective, rel=agreement)
+    assert ours.constraints == theirs.constraints
+    if isinstance(solver, Certified):
+        assert ours.certified and solver.solve(problem).status is Status.GLOBAL_OPTIMUM
+    same = certify(problem, solver.solve(memory))
+    there = certify(memory, solver.solve(memory))
+    for field in ("objective", "lower_bound", "gap", "rounding", "dual_scale"):
+        assert getattr(same, field) == pytest.approx(getattr(there, field), rel=1e-12, abs=1e-13)
+
+
+def test_what_needs_single_rows_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = random_problem(1)
+    single = memory.jacobian.to(torch.float32)
+    assert isinstance(single, Jacobian)
+    operator = stored(single, memory.f0.float(), tmp_path / "store", monkeypatch, 100)
+    problem = Problem(operator, memory.f0, memory.y, memory.loss, memory.lam)
+    with pytest.raises(InputError, match=r"lies in a store .* raise --memory"):
+        Descent(rank=2, batch_size=3).solve(problem)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = random_problem(1)
+    single = memory.jacobian.to(torch.float32)
+    assert isinstance(single, Jacobian)
+    single.layers["layer.1"].g[2, 0, 1] = torch.inf
+    operator = stored(single, memory.f0.float(), tmp_path / "store", monkeypatch, 100)
+    assert not operator.is_finite()
+    with pytest.raises(InputError, match="not finite"):
+        Problem(operator, memory.f0, memory.y, memory.loss, memory.lam)
