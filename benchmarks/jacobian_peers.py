@@ -19,24 +19,26 @@ Dense = dict[str, Sequence[Tensor]]
 
 
 class Outputs(nn.Module):
-    """The whole encoder, and the head with the label words' rows only at the mask: (B,K)."""
+    """The whole encoder and the head at the mask, the logits of some `words` if it gives those of all: (B,K)."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, mask_id: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, mask_id: int, words: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.head, self.mask_id = encoder, head, mask_id
+        self.encoder, self.head, self.mask_id, self.words = encoder, head, mask_id, words
 
     def forward(self, tensors: Tensors) -> Tensor:
         at_mask = (tensors["input_ids"] == self.mask_id).int().argmax(dim=1)
         hidden = self.encoder(**tensors).last_hidden_state
         outputs: Tensor = self.head(hidden[torch.arange(len(hidden)), at_mask])
-        return outputs
+        return outputs if self.words is None else outputs[:, list(self.words)]
 
 
 def published(model: nn.Module, batch: Tensors, names: Sequence[str]) -> Dense:
     """Do as the paper's published code: matrix by matrix, jacrev over the whole batch on a fresh copy.
 
     Its example command has all 32 prompts in one batch. A copy of the network is made for each matrix, and a
-    second one without weights to call it by.
+    second one without weights to call it by. Its network has the head for the whole vocabulary.
     """
     found = {}
     for name in names:

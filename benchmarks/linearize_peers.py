@@ -43,7 +43,8 @@ PLAIN = "plain forward"
 class Peer:
     """A way to the Jacobian; it does the `part` of the targets, and `scale` makes up for the rest.
 
-    `along` is the axis of (N,K,m,n) that its lists run over; `offered` says that its library has it so.
+    `along` is the axis of (N,K,m,n) that its lists run over; `offered` says that its library has it so,
+    and `vocabulary` that it takes the head for the whole of it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Peer:
     scale: int = 1
     along: int = 0
     offered: bool = True
+    vocabulary: bool = False
 
 
 def middle(targets: Sequence[Target]) -> Sequence[Target]:
@@ -70,8 +72,12 @@ OTHERS = (
     Peer("curvlinops prompt by prompt", peers.curvlinops),
 )
 CASES = {
-    "last": (Peer(PUBLISHED, peers.published), *OTHERS, Peer("curvlinops at once", peers.curvlinops_batch)),
-    "all": (Peer(PUBLISHED, peers.published, middle, scale=12), *OTHERS),
+    "last": (
+        Peer(PUBLISHED, peers.published, vocabulary=True),
+        *OTHERS,
+        Peer("curvlinops at once", peers.curvlinops_batch),
+    ),
+    "all": (Peer(PUBLISHED, peers.published, middle, 12, vocabulary=True), *OTHERS),
 }
 WORK = {"last": "query and value of the last layer", "all": "all 24 query and value matrices"}
 
@@ -89,7 +95,10 @@ def measure(network: Network, inputs: list[str], case: str, repeats: int) -> dic
     """Time the plain pass, ours and every peer in turn; return the seconds of each run, and the errors."""
     targets = network.targets(layers=case)
     reader: Any = network.reader
-    model = peers.Outputs(reader.encoder, reader.head, reader.tokens.tokenizer.mask_token_id).eval()
+    mask_id = reader.tokens.tokenizer.mask_token_id
+    model = peers.Outputs(reader.encoder, reader.head, mask_id).eval()
+    module: Any = network.module
+    vocabulary = peers.Outputs(reader.encoder, module.lm_head, mask_id, reader.words).eval()
     weight_name = {id(weight): name for name, weight in model.named_parameters()}
     name_of = {t.name: weight_name[id(network.module.get_submodule(t.module).weight)] for t in targets}
     own_name = {name: own for own, name in name_of.items()}
@@ -111,7 +120,8 @@ def measure(network: Network, inputs: list[str], case: str, repeats: int) -> dic
 
             def work(peer: Peer = peer, found: list[peers.Dense] = found) -> None:
                 batch = next(network.batches(network.reader.encode(inputs), EXAMPLES)).tensors
-                found.append(peer.run(model, batch, [name_of[t.name] for t in peer.part(targets)]))
+                whole = vocabulary if peer.vocabulary else model
+                found.append(peer.run(whole, batch, [name_of[t.name] for t in peer.part(targets)]))
 
             timed(peer.name, work, peer.scale)
             if turn == 0:

@@ -69,9 +69,10 @@ class Worker:
     def line(self) -> str:
         """Return the next line that it prints."""
         assert self._process.stdout is not None
-        found = self._process.stdout.readline().strip()
-        assert found, "a process ended early"
-        return found
+        for line in self._process.stdout:
+            if line.strip():  # the tokenizer's training ends lines on its own
+                return line.strip()
+        raise RuntimeError("a process ended early")
 
     def order(self, *words: object) -> None:
         """Give it a job."""
@@ -82,7 +83,10 @@ class Worker:
         """Let it end, and wait until it has."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:  # one that still loads, after another has failed
+            self._process.kill()
 
 
 def joined(examples: int) -> list[Worker]:

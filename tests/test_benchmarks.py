@@ -173,6 +173,8 @@ def test_peers_give_the_jacobian_that_autograd_gives(peer: str, library: str) ->
     rows = [torch.autograd.grad(z, weights, retain_graph=True) for outputs in model(batch) for z in outputs]
     for weight in weights:
         weight.requires_grad_(False)
+    if peer == "published":  # by a head that would give more
+        model.words = [0, 1, 2, 3, 4, 5]
     ways: list[dict[str, Any]] = [{}, {"again": True}] if peer == "opacus" else [{}]
     for options in ways:
         found = getattr(script("jacobian_peers"), peer)(model, batch, names, **options)

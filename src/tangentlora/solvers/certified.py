@@ -20,7 +20,7 @@ from tangentlora.progress import bar
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
-from tangentlora.solvers.threads import fitting_threads
+from tangentlora.problem.threads import fitting_threads
 
 
 @dataclass(frozen=True)

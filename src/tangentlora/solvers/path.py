@@ -25,7 +25,7 @@ from tangentlora.solvers.certified import Certified, truncate
 from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.solution import Record, Solution, Status
-from tangentlora.solvers.threads import fitting_threads
+from tangentlora.problem.threads import fitting_threads
 
 _KNOWN = 4
 """Answers that an extrapolation uses: a cubic in log λ."""

@@ -23,7 +23,7 @@ from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
-from tangentlora.solvers.threads import fitting_threads
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.tangent.layer_rows import product
 from tangentlora.tangent.operator import Product, Products
 

@@ -86,8 +86,8 @@ class Outer:
 def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) -> Outer:
     """Take at most `settings.outer` steps from the start, or from δ = 0; the real objective never rises.
 
-    The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or P falls by no more
-    than `tolerance`·max(1, P); a last step of that kind counts only if the gap does not grow.
+    The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or where P falls by no
+    more than `tolerance`·max(1, P) and the gap is not halved; such a step counts only if the gap does not grow.
     Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings
@@ -110,8 +110,9 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
                 break
             steps.append(step)
             shown.update()
+            stalled = slow and following.gap > 0.5 * point.gap
             point = following
-            if slow:
+            if stalled:
                 ending = Ending.STALLED
                 break
     if _settled(point, settings.tolerance):

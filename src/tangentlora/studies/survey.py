@@ -19,7 +19,7 @@ from tangentlora.progress import bar
 from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
-from tangentlora.solvers.threads import fitting_threads
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.studies.landscape import Landscape, Outcome, Run
 from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian

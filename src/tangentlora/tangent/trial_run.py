@@ -1,7 +1,7 @@
 """A few examples, spread evenly over the lengths, linearised as all of them will be: what does one cost?
 
-Rows and bytes of the others are read off between the lengths that were tried, seconds are those per padded
-token. The memory of a batch is what autograd saved for the sample's, whose longest example is the longest of
+Rows and bytes of the others are read off between the lengths that were tried, seconds are the least per
+padded token. The memory of a batch is what autograd saved for the sample's, whose longest example is the longest of
 all, in proportion to the number of examples. All of it is measured, and none of it proved.
 """
 
@@ -52,16 +52,18 @@ def measured(
         {name: _means(lengths, rows.counts.tolist(), known) for name, rows in whole.layers.items()},
         _means(lengths, stored, known),
         batch_bytes=tried[0].nbytes * min(batch_size, len(features)) // step,
-        seconds=sum(one.seconds for one in tried) / padded_tokens(lengths, step),
+        # the batches of all are larger, and no slower per token than the fastest of these
+        seconds=min(one.seconds / one.tokens for one in tried),
         measured=True,
     )
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What came of a batch, and the memory and the time that it took."""
+    """What came of a batch, its tokens with padding, and the memory and the time that it took."""
 
     jacobian: Jacobian
+    tokens: int
     nbytes: int
     seconds: float
 
@@ -87,7 +89,8 @@ def _try(network: Network, features: Sequence[Features], targets: Sequence[Targe
     # what is captured exists twice when it is put together; compressing takes a layer in float64, and more
     passing = sum(saved.values()) + sum(held)
     compressing = 20 * max(held) // captured.outputs.element_size()
-    return _Trial(jacobian, sum(held) + max(passing, compressing), taken)
+    tokens = padded_tokens([length_of(example) for example in features], len(features))
+    return _Trial(jacobian, tokens, sum(held) + max(passing, compressing), taken)
 
 
 def _stored(jacobian: Jacobian) -> list[float]:

@@ -23,6 +23,7 @@ import torch
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.solvers.solution import Solution
 from tangentlora.theory.rounding import rounding_margin, spectral_norm_bounds
 
@@ -104,6 +105,11 @@ def certify(problem: Problem, solution: Solution | Factors, tolerance: float = 1
     """
     factors = solution.factors if isinstance(solution, Solution) else solution
     _check(problem, factors, tolerance)
+    with fitting_threads(problem.contrasted.jacobian):
+        return _certified(problem, factors, tolerance)
+
+
+def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certificate:
     factors = problem.zero() | {
         name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in factors.items()
     }
