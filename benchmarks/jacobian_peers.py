@@ -19,7 +19,7 @@ Dense = dict[str, Sequence[Tensor]]
 
 
 class Outputs(nn.Module):
-    """The whole encoder and the head at the mask, the logits of some `words` if it gives those of all: (B,K)."""
+    """The whole encoder and the head at the mask: its logits, or those of some `words`, (B,K)."""
 
     def __init__(
         self, encoder: nn.Module, head: nn.Module, mask_id: int, words: Sequence[int] | None = None

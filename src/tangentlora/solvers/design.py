@@ -23,7 +23,7 @@ def loss_root(loss: Loss, z: Float[Tensor, "N K"], y: Tensor, n: int) -> Float[T
     return root
 
 
-def design(point: FactoredPoint, root: Float[Tensor, "N K K"]) -> Float[Tensor, "NK d"]:
+def design_matrix(point: FactoredPoint, root: Float[Tensor, "N K K"]) -> Float[Tensor, "NK d"]:
     """Return A for all layers of the point, u before v in each."""
     parts = []
     for name, xv in point.xv.items():

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tangentlora.blocks import Blocks, Factors, pack, unpack
 from tangentlora.problem.objective import Problem, half_squares
-from tangentlora.solvers.design import design, loss_root
+from tangentlora.solvers.design import design_matrix, loss_root
 from tangentlora.tangent.jacobian import FactoredPoint
 
 _DESIGN_LIMIT = 2**26  # entries of A that are kept: 512 MB
@@ -60,11 +60,11 @@ class LocalModel:
         )
 
     @cached_property
-    def _whole(self) -> Float[Tensor, "NK d"] | None:
-        """A of all examples; None where it would be too large, or where the rows are not in memory."""
+    def design(self) -> Float[Tensor, "NK d"] | None:
+        """A = (∇²L̂)^{1/2} B; None where it would be too large, or where the rows are not in memory."""
         if self.z.numel() * self._width > _DESIGN_LIMIT or not isinstance(self._point, FactoredPoint):
             return None
-        return design(self._point, self._root(self.z, self.problem.y))
+        return design_matrix(self._point, self._root(self.z, self.problem.y))
 
     @cached_property
     def _width(self) -> int:
@@ -86,20 +86,20 @@ class LocalModel:
             cross = {name: (M[name] @ V, M[name].T @ U) for name, (U, V) in pairs.items()}
         else:
             cross = self.problem.jacobian.at(pairs).adjoint(self._dual)
-        A = self._whole
+        A = self.design
         fit = self.pack(self._point.curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
         return fit + self.pack(cross) + self.problem.lam * d
 
     @cached_property
     def _sampled(self) -> Float[Tensor, "s d"]:
         """The design matrix that the preconditioner is made of: of all examples, or of a sample of them."""
-        if self._whole is not None and min(self._whole.shape) <= _FACTOR_LIMIT:
-            return self._whole
+        if self.design is not None and min(self.design.shape) <= _FACTOR_LIMIT:
+            return self.design
         index, jacobian = self.problem.sample
-        if self._whole is not None:
-            of_all = self._whole.reshape(*self.z.shape, -1)[index].flatten(0, 1)
+        if self.design is not None:
+            of_all = self.design.reshape(*self.z.shape, -1)[index].flatten(0, 1)
             return of_all * math.sqrt(len(self.z) / len(index))
-        return design(jacobian.at(self.factors), self._root(self.z[index], self.problem.y[index]))
+        return design_matrix(jacobian.at(self.factors), self._root(self.z[index], self.problem.y[index]))
 
     @cached_property
     def _cholesky(self) -> Float[Tensor, "s s"]:
