@@ -69,7 +69,7 @@ SOLVE: tuple[Site, ...] = (
     ("gradient", LocalModel, "loss_gradient"),
     ("gradient", LocalModel, "gradient"),
     ("Newton: Hessian products", LocalModel, "hessian_product"),
-    ("Newton: preconditioner", LocalModel, "_whole"),
+    ("Newton: preconditioner", LocalModel, "design"),
     ("Newton: preconditioner", LocalModel, "_sampled"),
     ("Newton: preconditioner", LocalModel, "_cholesky"),
     ("Newton: preconditioner", LocalModel, "precondition"),

@@ -67,10 +67,10 @@ def floors(job: Mapping[str, Any]) -> str:
     """Return the floors in words."""
     found = [f"{name} {duration(seconds)}" for name, seconds in job["floor"].items() if seconds]
     gflops = " and ".join(
-        f"{flops / 1e9:,.3g} GFLOP in {name} at {job['flops_per_second'][name] / 1e9:,.0f} per second"
+        f"{flops / 1e9:,.3g} GFLOP in {name} at {job['flops_per_second'][name] / 1e9:,.0f} GFLOP/s"
         for name, flops in sorted(job["flops"].items())
     )
-    moved = f"{job['bytes'] / 1e9:,.3g} GB touched at {job['bytes_per_second'] / 1e9:,.1f} per second"
+    moved = f"{job['bytes'] / 1e9:,.3g} GB touched at {job['bytes_per_second'] / 1e9:,.1f} GB/s"
     return f"Floor: {', '.join(found)} ({f'{gflops}; {moved}' if gflops else 'no matrix products in torch'})."
 
 
@@ -99,10 +99,8 @@ def page(result: Mapping[str, Any]) -> str:
     """Return docs/profile.md."""
     made = result["machine"]
     threads = "one thread" if made["threads"] == 1 else f"{made['threads']} threads"
-    where = (
-        f"Measured on {made['processor']} with {threads}, torch {made['torch']}, {result['repeats']} runs "
-        "each.\n"
-    )
+    runs = "one run each" if result["repeats"] == 1 else f"{result['repeats']} runs each"
+    where = f"Measured on {made['processor']} with {threads}, torch {made['torch']}, {runs}.\n"
     parts = [INTRODUCTION, where]
     for job in result["jobs"]:
         parts.append(f"## {job['name'][0].upper()}{job['name'][1:]}\n\n{verdict(job)}\n")

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,13 +47,14 @@ def work(examples: int) -> None:
     for line in sys.stdin:
         job, share, given = line.split()
         processes.barrier("start")
+        before = time.process_time()
         if job == "forward":
             mine = [inputs[i] for i in by_length[int(share) :: int(given)]]
             took = seconds(lambda mine=mine: plain_forward(network, mine))  # type: ignore[misc]
         else:
             folder = Path(given)
             took = seconds(lambda folder=folder: linearize(network, inputs, store=folder))  # type: ignore[misc]
-        print(took, flush=True)
+        print(took, time.process_time() - before, flush=True)
 
 
 class Worker:
@@ -98,26 +100,32 @@ def joined(examples: int) -> list[Worker]:
     return [Worker(examples, {**told, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
 
 
-def linearise(workers: Sequence[Worker]) -> float:
-    """Return the seconds that the slowest takes, with a store of their own."""
+def linearise(workers: Sequence[Worker]) -> list[list[float]]:
+    """Return each one's seconds and processor seconds; they have a store of their own."""
     with tempfile.TemporaryDirectory() as folder:
         for worker in workers:
             worker.order("linearise", 0, Path(folder) / "tangents")
-        return max(float(worker.line()) for worker in workers)
+        return [[float(part) for part in worker.line().split()] for worker in workers]
 
 
-def forward(workers: Sequence[Worker]) -> float:
-    """Return the seconds that the slowest takes for its share of the prompts."""
+def forward(workers: Sequence[Worker]) -> list[list[float]]:
+    """Return each one's seconds and processor seconds for its share of the prompts."""
     for number, worker in enumerate(workers):
         worker.order("forward", number, len(workers))
-    return max(float(worker.line()) for worker in workers)
+    return [[float(part) for part in worker.line().split()] for worker in workers]
 
 
 def claims(result: dict[str, Any]) -> list[Claim]:
     """Return the rows of docs/benchmarks.md: how many times as fast two processes are."""
 
     def ratio(job: str) -> dict[str, float]:
-        one, two = (result["seconds"][job][count] for count in ("one", "two"))
+        one, two = (
+            [
+                max(seconds for seconds, _ in turn)
+                for turn in result["seconds_and_processor_seconds"][job][count]
+            ]
+            for count in ("one", "two")
+        )
         return spread([alone / together for alone, together in zip(one, two, strict=True)])
 
     peer = "one process of one thread: its time over that of two"
@@ -142,7 +150,7 @@ def main() -> None:
         work(options.examples)
         return
     single, pair = [Worker(options.examples, {}) for _ in range(2)], joined(options.examples)
-    times: dict[str, dict[str, list[float]]] = {
+    times: dict[str, dict[str, list[list[list[float]]]]] = {
         job: {"one": [], "two": []} for job in ("linearise", "forward")
     }
     try:
@@ -161,7 +169,7 @@ def main() -> None:
         "machine": machine(options.threads),
         "repeats": options.repeats,
         "prompts": options.examples,
-        "seconds": times,
+        "seconds_and_processor_seconds": times,
     }
     report({**result, "claims": claims(result)}, options.output)
 

@@ -15,6 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = sorted((BENCHMARKS / "results").glob("*.json"))
@@ -181,6 +184,20 @@ def test_peers_give_the_jacobian_that_autograd_gives(peer: str, library: str) ->
             blocks = torch.stack(tuple(found[name]), dim=int(peer == "opacus"))
             torch.testing.assert_close(blocks, expected, rtol=1e-4, atol=1e-6)
         assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("along", [0, 1])
+def test_a_peer_that_is_wrong_in_one_block_is_found(along: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, g = torch.randn(6, 4, generator=generator), torch.randn(6, 2, 5, generator=generator)
+    ours = Jacobian({"layer": LayerRows(x, g, torch.tensor([1, 2, 3]))})
+    dense = ours.dense()["layer"].clone()
+    error = script("linearize_peers").worst_error
+    assert error(ours, {"theirs": dense.unbind(along)}, along, {"theirs": "layer"}) < 1e-6
+    expected = dense[2, 1].norm() / dense.norm()
+    dense[2, 1] *= 2
+    found = error(ours, {"theirs": dense.unbind(along)}, along, {"theirs": "layer"})
+    assert found == pytest.approx(float(expected), rel=1e-5)
 
 
 def small_model(words: tuple[int, ...] | None) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -158,8 +158,8 @@ def test_the_table_has_shares_and_multiples_of_the_floor() -> None:
         "| **all** | 1 s | 100.0 % | 2.00 |",
     ]
     assert script("profile_page").floors(job(1.0)) == (
-        "Floor: arithmetic 500 ms, memory 100 ms (3 GFLOP in float64 at 6 per second; 1 GB touched at 10.0 "
-        "per second)."
+        "Floor: arithmetic 500 ms, memory 100 ms (3 GFLOP in float64 at 6 GFLOP/s; 1 GB touched at 10.0 "
+        "GB/s)."
     )
 
 

@@ -36,6 +36,9 @@ from tangentlora.tangent.trial_run import measured
 SMALL = 512
 """Fewer texts than these are planned from shapes alone, unless they might not fit."""
 
+_KEPT = 1.1  # an allocator keeps some of what is freed: up to a tenth was measured
+_BLOCK = 5 * SHARD_BYTES  # a shard in float64 with its contrasts, and the next in float32
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -115,10 +118,16 @@ def plan_for(
                     seconds=_each(new.duration(lengths, batch_size)) if new else None,
                 )
             )
-        process = held_memory(network.device)
-        beside = sum(shape.tangent_bytes for part, shape in problems.items() if part != "train")
+        train = problems.pop("train")
+        beside = sum(shape.tangent_bytes for shape in problems.values())
         stored = sum(part.stored for part in planned)
-        batch = rates.batch_bytes + min(stored, 2 * SHARD_BYTES) if rates else 0
+        # a shard is held as it comes, put together, and as it is written
+        batch = rates.batch_bytes + 3 * min(stored, SHARD_BYTES) if rates else 0
+        process = held_memory(network.device)
+
+        def peak(more: int) -> int:
+            return process + round(_KEPT * more)
+
         return Plan(
             sets=tuple(planned),
             outputs=outputs,
@@ -126,9 +135,9 @@ def plan_for(
             folder=folder,
             free=free_disk(folder),
             memory=memory or usable_memory(network.device),
-            linearising=process + batch,
-            solving=predicted_peak(problems["train"], process=process + beside),
-            in_blocks=predicted_peak(problems["train"], process=process, block=2 * SHARD_BYTES),
+            linearising=peak(batch),
+            solving=peak(beside + predicted_peak(train)),
+            in_blocks=peak(predicted_peak(train, block=_BLOCK)),
         )
 
     def made() -> Plan:

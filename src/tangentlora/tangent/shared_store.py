@@ -30,8 +30,8 @@ from tangentlora.tangent.stored import in_blocks as blocks_of
 from tangentlora.tangent.tangent import Tangent
 
 WHOLE_BYTES = 2**26
-"""Bytes of a store up to which every process reads all of it: a pass over so few rows takes a few
-milliseconds, which is what the exchange of the results would take."""
+"""Bytes of a store up to which every process reads all of it: in the few coordinates of the span of so few
+rows a solve takes less time than its exchanges would."""
 
 
 def is_stored(folder: Path) -> bool:

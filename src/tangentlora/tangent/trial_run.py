@@ -1,8 +1,8 @@
 """A few examples, spread evenly over the lengths, linearised as all of them will be: what does one cost?
 
 Rows and bytes of the others are read off between the lengths that were tried, seconds are the least per
-padded token. The memory of a batch is what autograd saved for the sample's, whose longest example is the longest of
-all, in proportion to the number of examples. All of it is measured, and none of it proved.
+padded token. The memory of a batch is what autograd saved for the sample's, whose longest example is the
+longest of all, in proportion to the number of examples. All of it is measured, and none of it proved.
 """
 
 from __future__ import annotations
