@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from outcome import Claim, claim, machine, report
 from planted_rows import in_memory, labels, outputs_at_zero, posed
-
-from tangentlora import Certified
 from tangentlora.solvers.memory import solve_bytes
+
+from tangentlora import Certified, CrossEntropy, Problem
 from tangentlora.tangent.plan import ProblemShape, predicted_peak
 from tangentlora.theory.certificate import certify
 
@@ -62,15 +62,14 @@ def point(n: int, k: int, t: int) -> dict[str, Any]:
     lam = posed(jacobian, f0, y, SHARE).lam
     forget_peak()
     began, used = time.perf_counter(), time.process_time()
-    problem = posed(jacobian, f0, y, SHARE).with_lam(lam)
+    problem = Problem(jacobian, f0, y, CrossEntropy(), lam)
     solution = Certified(TOLERANCE).solve(problem)
     certificate = certify(problem, solution, TOLERANCE)
     used, spent = time.process_time() - used, time.perf_counter() - began
     assert certificate.certified, certificate.sentence()
-    rows = {name: n * HEADS for name in jacobian.layers}
+    rows = dict.fromkeys(jacobian.layers, n * HEADS)
     shape = ProblemShape(n, k, k - 1, rows, jacobian.shapes)
     rank = sum(certificate.ranks.values())
-    beyond = solve_bytes(n, k - 1, jacobian.shapes, rows, rank)
     return {
         "N": n,
         "K": k,
@@ -82,7 +81,7 @@ def point(n: int, k: int, t: int) -> dict[str, Any]:
         "rank": rank,
         "relative_gap": certificate.relative_gap,
         "peak_bytes": memory("VmHWM"),
-        "predicted_bytes": predicted_peak(shape, process=held, solver=beyond),
+        "predicted_bytes": predicted_peak(shape, process=held, solver=solve_bytes(shape, rank)),
     }
 
 
@@ -138,7 +137,9 @@ def claims(scans: dict[str, list[dict[str, Any]]]) -> list[Claim]:
     ratios = foretold(scans)
     work = f"the memory of the certified optimum, {len(ratios)} problems"
     for direction, end, bound in (("at least", min(ratios), MEMORY[0]), ("at most", max(ratios), MEMORY[1])):
-        peer = f"the peak measured: the {'least' if direction == 'at least' else 'largest'} prediction over it"
+        peer = (
+            f"the peak measured: the {'least' if direction == 'at least' else 'largest'} prediction over it"
+        )
         rows.append(claim(work, peer, dict.fromkeys(("min", "median", "max"), end), direction, bound))
     return rows
 

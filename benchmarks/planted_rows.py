@@ -43,9 +43,7 @@ def pieces(
         yield layers
 
 
-def in_memory(
-    examples: int, outputs: int, heads: Mapping[str, int], seed: int, side: int = SIDE
-) -> Jacobian:
+def in_memory(examples: int, outputs: int, heads: Mapping[str, int], seed: int, side: int = SIDE) -> Jacobian:
     """Return the Jacobian of all examples; the rows are filled in place, so that nothing is held twice."""
     whole = {
         name: LayerRows(

@@ -1,4 +1,4 @@
-"""Bands of columns are found where they are, and only there, and their products are those of the dense rows."""
+"""Bands of columns are found where they are, and only there; their products are those of the dense rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_products_band_by_band_are_those_of_the_dense_rows(
     expected = everything(dense)
     monkeypatch.setattr(module, "_BANDED", 0)
     again = LayerRows(rows.x, rows.g, rows.counts)
-    assert again.bands is not None and again.bands.g.shape == (h, 6 * own, k, 4)
+    assert again.bands is not None
+    assert again.bands.g.shape == (h, 6 * own, k, 4)
     for found, reference in zip(everything(Jacobian({"t": again})), expected, strict=True):
         torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
 
@@ -53,14 +54,17 @@ def test_products_band_by_band_are_those_of_the_dense_rows(
 def test_one_number_outside_its_band_joins_the_bands() -> None:
     rows = banded(6, 4, 1, 2, 3)
     bands = find_bands(rows.g, rows.counts)
-    assert bands is not None and len(bands.g) == 4
+    assert bands is not None
+    assert len(bands.g) == 4
     spoilt = rows.g.clone()
     spoilt[9, 1, 5] = 1e-30  # example 2, band 1: its columns are 3 to 5
     bands = find_bands(spoilt, rows.counts)
-    assert bands is not None and len(bands.g) == 4
+    assert bands is not None
+    assert len(bands.g) == 4
     spoilt[9, 1, 0] = 1e-30
     bands = find_bands(spoilt, rows.counts)
-    assert bands is not None and len(bands.g) == 2  # bands 0 and 1 are one now
+    assert bands is not None
+    assert len(bands.g) == 2  # bands 0 and 1 are one now
     spoilt[9, 1, 11] = 1e-30
     assert find_bands(spoilt, rows.counts) is None
 

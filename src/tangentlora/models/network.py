@@ -69,12 +69,10 @@ class Network:
     ) -> Iterator[Batch]:
         """Yield every example once, those of similar length together so that little is spent on padding.
 
-        With `share` (r, p) these are the batches r, r + p, r + 2p, … of the same batches.
+        With `share` (r, p) these are the batches of process r of p, as `dealt_batches` gives them out.
         """
-        order = sorted(range(len(features)), key=lambda i: -_length(features[i]))
-        first, step = share
-        for start in range(first * batch_size, len(order), step * batch_size):
-            index = tuple(order[start : start + batch_size])
+        rank, count = share
+        for index, _ in dealt_batches(features, batch_size, count)[rank]:
             yield Batch(index, self.reader.collate([features[i] for i in index])).to(self.device)
 
     def outputs(self, batch: Batch) -> Float[Tensor, "B K"]:
@@ -101,6 +99,25 @@ class Network:
         from tangentlora.models.targets import find_targets
 
         return find_targets(self.module, modules, layers)
+
+
+def dealt_batches(
+    features: Sequence[Features], batch_size: int, count: int
+) -> list[list[tuple[tuple[int, ...], int]]]:
+    """Return for each of `count` processes its batches, longest first: the examples, and what they cost.
+
+    The batches are the same for any count. The cost is their tokens with padding; each batch goes to the
+    process that has least so far, so that all have about as much.
+    """
+    order = sorted(range(len(features)), key=lambda i: -_length(features[i]))
+    dealt: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in range(count)]
+    load = [0] * count
+    for start in range(0, len(order), batch_size):
+        index = tuple(order[start : start + batch_size])
+        cost, least = len(index) * _length(features[index[0]]), load.index(min(load))
+        dealt[least].append((index, cost))
+        load[least] += cost
+    return dealt
 
 
 def _length(features: Features) -> int:

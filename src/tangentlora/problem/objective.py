@@ -19,7 +19,7 @@ from tangentlora.tangent.operator import Operator
 from tangentlora.tangent.span import Span, restrict
 
 _KERNEL_LIMIT = 4096
-_SAMPLE = 1024  # outputs of the examples that a preconditioner is made of
+_SAMPLE = 512  # outputs of the examples that a preconditioner is made of
 _KERNEL_RANK = 1e-11  # of the largest eigenvalue: a hundred times what rounding leaves of a zero one
 
 
@@ -139,7 +139,7 @@ class Problem:
 
     @cached_property
     def sample(self) -> tuple[Int[Tensor, " S"], Jacobian]:
-        """Some examples that stand for all, at most 1,024 outputs of them, and their rows in memory.
+        """Some examples that stand for all, at most 512 outputs of them, and their rows in memory.
 
         A preconditioner is made of them, never an answer or a certificate. Drawn from a fixed seed.
         """

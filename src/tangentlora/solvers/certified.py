@@ -16,11 +16,13 @@ from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
-from tangentlora.problem.threads import fitting_threads
+
+_SHARE = 0.2  # of the way to the largest singular value: pairs nearer to λ wait for the next round
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Certified(Solver):
 
 
 def _escaped(problem: Problem, factors: Factors) -> Factors:
-    return spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=0.5)
+    return spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=_SHARE)
 
 
 def _round(problem: Problem, start: Factors, precision: float | None) -> tuple[Factors, int]:

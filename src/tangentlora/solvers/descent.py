@@ -17,6 +17,7 @@ import torch
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.factored import Evaluation, FactoredObjective, Stacked, perturbation, stack
 from tangentlora.solvers.newton import sharpness
@@ -24,7 +25,6 @@ from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 from tangentlora.solvers.spectral_start import spectral_start
 from tangentlora.solvers.starts import escaping_start, given_start, paper_start
-from tangentlora.problem.threads import fitting_threads
 from tangentlora.tangent.span import Span, whole, widen
 
 # A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a

@@ -24,7 +24,7 @@ from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.solvers.design import design_matrix, loss_root
 from tangentlora.tangent.jacobian import FactoredPoint
 
-_DESIGN_LIMIT = 2**26  # entries of A that are kept: 512 MB
+_DESIGN_LIMIT = 2**22  # entries of A that are kept; to build more costs more than it saves
 _FACTOR_LIMIT = 1024  # the largest matrix that the preconditioner factors
 
 

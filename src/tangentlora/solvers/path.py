@@ -20,12 +20,12 @@ from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import RANK_TOLERANCE
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.certified import Certified, truncate
 from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.solution import Record, Solution, Status
-from tangentlora.problem.threads import fitting_threads
 
 _KNOWN = 4
 """Answers that an extrapolation uses: a cubic in log λ."""

@@ -19,11 +19,11 @@ from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import balance
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
-from tangentlora.problem.threads import fitting_threads
 from tangentlora.tangent.layer_rows import product
 from tangentlora.tangent.operator import Product, Products
 

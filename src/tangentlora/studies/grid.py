@@ -121,7 +121,7 @@ class _CaseRun:
         return found
 
     def _key(self, cell: Cell | None) -> str:
-        settings = asdict(self.case.settings) | {"tangent_dir": None}
+        settings = asdict(self.case.settings) | {"tangent_dir": None, "memory": None}
         parts = (self.prepared.train, self.prepared.dev, self.prepared.test)
         identity = {
             "settings": settings,

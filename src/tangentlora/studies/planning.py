@@ -19,7 +19,7 @@ from tangentlora.models.network import Features, Network, Reader
 from tangentlora.models.targets import Target
 from tangentlora.studies.plan import Plan, PlannedSet
 from tangentlora.studies.resources import free_disk, held_memory, usable_memory
-from tangentlora.tangent.linearize import _identity
+from tangentlora.tangent.linearize import identity_of
 from tangentlora.tangent.plan import (
     ProblemShape,
     Rates,
@@ -92,7 +92,7 @@ def plan_for(
     and for a store that is damaged.
     """
     stores = {
-        part: folder / key_of(_identity(network, each.features, targets, batch_size))
+        part: folder / key_of(identity_of(network, each.features, targets, batch_size))
         for part, each in sets.items()
     }
     missing = [part for part, store in stores.items() if not is_stored(store)]

@@ -118,6 +118,7 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
             targets,
             batch_size=settings.batch_size,
             store=folder,
+            in_blocks=plan.reads_blocks,
             progress=progress,
         )
 

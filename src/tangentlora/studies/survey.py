@@ -15,11 +15,11 @@ from torch import Tensor
 
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, nuclear_norm
+from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
-from tangentlora.problem.threads import fitting_threads
 from tangentlora.studies.landscape import Landscape, Outcome, Run
 from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian

@@ -1,4 +1,4 @@
-"""One layer's Jacobian as rows: J_ik = Σ_{ρ∈i} g_ρk x_ρᵀ, and the products with it that are made row by row."""
+"""One layer's Jacobian as rows, J_ik = Σ_{ρ∈i} g_ρk x_ρᵀ, and the products that are made of them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from tangentlora import processes
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
-from tangentlora.models.network import Batch, Features, Network
+from tangentlora.models.network import Batch, Features, Network, dealt_batches
 from tangentlora.models.targets import Target
 from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
@@ -38,6 +37,7 @@ def linearize(
     *,
     batch_size: int = 32,
     store: Path | None = None,
+    in_blocks: bool = False,
     progress: bool = False,
 ) -> Tangent:
     """Return the network's tangent on raw inputs: z_ik(δ) = f_k(x_i) + Σ_t ⟨∂f_k(x_i)/∂W_t, δ_t⟩, in float32.
@@ -46,7 +46,9 @@ def linearize(
     tangents: one made earlier from the same network, inputs, targets and batch size is read instead of made
     again, and a new one is written there shard by shard, so that no more than a shard and a batch of it are
     in memory while it is made. The network is known by its fingerprint, so use no store while its weights
-    are changed in place. Several processes call this together and share the batches that go to a store. One
+    are changed in place. With `in_blocks` the rows stay in the store, and are read from it block by block
+    for every product: for more than memory holds. Several processes call this together and share the
+    batches that go to a store. One
     example of the first batch is run alone: it must give the same outputs and the same Jacobian as among
     others, and that Jacobian must be autograd's.
     Raises InputError for an empty set, a network in training mode, outputs that are random or mix examples,
@@ -56,10 +58,10 @@ def linearize(
     targets = tuple(network.targets() if targets is None else targets)
     require_passes(network, inputs, targets, batch_size)
     features = network.reader.encode(inputs)
-    identity = _identity(network, features, targets, batch_size)
+    identity = identity_of(network, features, targets, batch_size)
     folder = None if store is None else Path(store) / key_of(identity)
     if folder is not None and is_stored(folder):
-        return _reuse(folder)
+        return _reuse(folder, in_blocks)
     parts = _parts(network, features, targets, batch_size, progress, shared=folder is not None)
     if folder is None:
         found = list(parts)
@@ -76,7 +78,7 @@ def linearize(
             shapes = [target.shape for target in targets]
             publish(partial, folder, identity, shards, part.outputs.shape[1], shapes)
         processes.barrier(f"{folder.name} is stored")
-    return _reuse(folder)  # from the same bytes, at the same alignment in memory, as every later run
+    return _reuse(folder, in_blocks)  # the same bytes, at the same alignment in memory, as every later run
 
 
 def linearize_at(
@@ -133,14 +135,22 @@ def _parts(
     progress: bool,
     shared: bool,
 ) -> Iterator[_Part]:
-    """Yield the parts batch by batch, every p-th where they are `shared`; the first of all is proved."""
+    """Yield the parts batch by batch, this process's where they are `shared`; the first of all is proved.
+
+    The processes tell each other how far they are as often as the one with fewest batches can, each when
+    it has done that part of its own work: so none waits for another.
+    """
     rank, count = (processes.rank(), processes.count()) if shared else (0, 1)
-    rounds = math.ceil(len(features) / (batch_size * count))
-    tally = processes.Tally(shared)
+    dealt = dealt_batches(features, batch_size, count)
+    costs, rounds = [cost for _, cost in dealt[rank]], max(1, min(map(len, dealt)))
+    tally, told, untold, spent = processes.Tally(shared), 0, 0, 0
     with bar(len(features), "linearising", "example", progress) as shown:
         for number, batch in enumerate(network.batches(features, batch_size, share=(rank, count))):
             yield _part(network, batch, targets, number == rank == 0)
-            shown.update(tally.add(len(batch.index)) - shown.n)
+            spent, untold = spent + costs[number], untold + len(batch.index)
+            while spent * rounds >= (told + 1) * sum(costs):
+                shown.update(tally.add(untold) - shown.n)
+                told, untold = told + 1, 0
         shown.update(tally.finish(rounds) - shown.n)
 
 
@@ -155,8 +165,8 @@ def _part(network: Network, batch: Batch, targets: Sequence[Target], proved: boo
     )
 
 
-def _reuse(folder: Path) -> Tangent:
-    tangent = load_share(folder)
+def _reuse(folder: Path, in_blocks: bool) -> Tangent:
+    tangent = load_share(folder, in_blocks=in_blocks)
     if tangent.key != folder.name:
         raise InputError(
             f"got {folder}, which holds the tangent {tangent.key}, expected the one that it is named after: "
@@ -165,7 +175,7 @@ def _reuse(folder: Path) -> Tangent:
     return tangent
 
 
-def _identity(
+def identity_of(
     network: Network, features: Sequence[Features], targets: Sequence[Target], batch_size: int
 ) -> dict[str, Any]:
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ import torch
 
 from random_problems import random_problem
 from tangentlora.blocks import Factors
-from tangentlora.solvers import threads
+from tangentlora.problem import threads
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
