@@ -112,7 +112,9 @@ class Jacobian(Operator):
 
     def is_finite(self) -> bool:
         """Return whether every number is finite."""
-        return all(bool(torch.isfinite(w).all()) for rows in self.layers.values() for w in (rows.x, rows.g))
+        parts = (w for rows in self.layers.values() for w in (rows.x, rows.g) if w.numel())
+        # a NaN is the least and the largest of all, and no mask of the rows' size is made
+        return all(bool(torch.isfinite(torch.stack(torch.aminmax(w))).all()) for w in parts)
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -167,7 +169,7 @@ class Jacobian(Operator):
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> Jacobian:
         """Return the Jacobian of the outputs z ↦ C z, such as the contrasts of a softmax."""
         C = C.to(self.device, self.dtype)
-        return self._map(lambda rows: replace(rows, g=torch.einsum("jk,rkm->rjm", C, rows.g).contiguous()))
+        return self._map(lambda rows: replace(rows, g=torch.matmul(C, rows.g)))
 
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:
         """Return the Jacobian of the examples `index`, in that order."""
