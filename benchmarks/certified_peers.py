@@ -102,7 +102,7 @@ def described(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def claims(found: list[dict[str, Any]], work: str, targets: dict[str, int]) -> list[Claim]:
+def claims_of(found: list[dict[str, Any]], work: str, targets: dict[str, int]) -> list[Claim]:
     """Return a claim for each λ and peer; a peer without an answer gives a lower bound."""
     made = []
     for each in found:
@@ -123,8 +123,8 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=600.0, help="processor seconds for one solve of a peer"
     )
-    parser.add_argument("--memory", type=float, default=10.0, help="gigabytes for a peer")
-    parser.add_argument("--jobs", type=int, default=2, help="peers at a time")
+    parser.add_argument("--memory", type=float, default=16.0, help="gigabytes for a peer")
+    parser.add_argument("--jobs", type=int, default=1, help="peers at a time")
     parser.add_argument("--side", type=int, default=32, help="of the smaller problem's matrices")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--output", type=Path)
@@ -141,8 +141,8 @@ def main() -> None:
     result = {
         "what": f"{work} 768×768, to a relative gap of {TOLERANCE:g}",
         "claims": [
-            *claims(full, f"{work} 768×768", TARGETS),
-            *claims(smaller, f"{work} {side}×{side}", {}),
+            *claims_of(full, f"{work} 768×768", TARGETS),
+            *claims_of(smaller, f"{work} {side}×{side}", {}),
         ],
         "machine": machine(1),
         "repeats": options.repeats,

@@ -143,14 +143,23 @@ def claims(result: dict[str, Any]) -> list[Claim]:
 
     limit, solved, streamed = result["limit_bytes"], result["solved"], result["streamed"]
     peer = f"{limit / GIGA:g} GB: the peak of memory over it"
-    rows = [row(f"certify N = {solved['examples']:,}, K = 2, from a store", peer, solved["peak_bytes"] / limit, 1.0)]
+    rows = [
+        row(
+            f"certify N = {solved['examples']:,}, K = 2, from a store",
+            peer,
+            solved["peak_bytes"] / limit,
+            1.0,
+        )
+    ]
     work = "linearise RoBERTa-base into a store,"
     rows += [row(f"{work} N = {e['examples']:,}", peer, e["peak_bytes"] / limit, 1.0) for e in streamed]
     if len(streamed) > 1:
         few, many = streamed[0], streamed[-1]
         times = many["examples"] / few["examples"]
         name = f"a number of examples {times:g} times smaller: the peak of memory over its"
-        rows.append(row(f"{work} N = {many['examples']:,}", name, many["peak_bytes"] / few["peak_bytes"], None))
+        rows.append(
+            row(f"{work} N = {many['examples']:,}", name, many["peak_bytes"] / few["peak_bytes"], None)
+        )
     return rows
 
 
@@ -162,7 +171,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="to solve with")
     parser.add_argument("--prompts", type=int, nargs="*", default=list(PROMPTS), help="to linearise")
     parser.add_argument("--limit", type=float, default=LIMIT, help="gigabytes")
-    parser.add_argument("--job", nargs=3, metavar=("KIND", "FOLDER", "EXAMPLES"), help="do this, and print it")
+    parser.add_argument(
+        "--job", nargs=3, metavar=("KIND", "FOLDER", "EXAMPLES"), help="do this, and print it"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     limit = round(options.limit * GIGA)

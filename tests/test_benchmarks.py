@@ -110,7 +110,7 @@ def test_claims_follow_the_figures() -> None:
     peers = script("linearize_peers")
     seconds = {peers.PLAIN: [1.0, 2.0], "ours": [1.0, 1.0], peers.PUBLISHED: [40.0, 44.0]}
     seconds |= {"slow": [9.0, 9.0], "quick": [3.0, 5.0], "trick": [1.0, 1.0]}
-    found = {"seconds": seconds, "scaled": {peers.PUBLISHED: 12}, "not_offered": ["trick"]}
+    found = {"processor_seconds": seconds, "scaled": {peers.PUBLISHED: 12}, "beside": ["trick"]}
     rows = peers.claims({"cases": {"all": found}})
     plain, published, best, other, _ = (made["ratio"] for made in rows)
     assert plain == {"min": 0.5, "median": 0.75, "max": 1.0}
@@ -118,7 +118,7 @@ def test_claims_follow_the_figures() -> None:
     assert best == {"min": 3.0, "median": 4.0, "max": 5.0}
     assert other == {"min": 9.0, "median": 9.0, "max": 9.0}
     assert "scaled" in rows[1]["peer"]
-    assert rows[2]["peer"].startswith("quick, the fastest of 2 others")
+    assert rows[2]["peer"].startswith("quick, the faster of")
 
 
 def test_the_committed_page_is_that_of_the_committed_results() -> None:

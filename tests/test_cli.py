@@ -119,7 +119,7 @@ def test_progress_goes_to_stderr_unless_it_is_quiet(shell: Shell, capsys: Captur
 
 
 def load_tensors(store: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(store / "shard-00000.safetensors"))
+    return dict(load_file(store / "shard-000-00000.safetensors"))
 
 
 def test_the_same_seed_gives_the_same_files(shell: Shell, tmp_path: Path) -> None:
@@ -398,8 +398,8 @@ def test_bad_input_takes_one_line_and_leaves_what_was_written(
 
 
 STORE_DAMAGES: dict[str, Callable[[Path], object]] = {
-    "truncated": lambda store: cut(store / "shard-00000.safetensors"),
-    "without its shard": lambda store: (store / "shard-00000.safetensors").unlink(),
+    "truncated": lambda store: cut(store / "shard-000-00000.safetensors"),
+    "without its shard": lambda store: (store / "shard-000-00000.safetensors").unlink(),
     "without its manifest": lambda store: (store / "manifest.json").unlink(),
     "unreadable": lambda store: (store / "manifest.json").write_bytes(b"\xff\xfe{"),
 }

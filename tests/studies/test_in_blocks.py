@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import small_settings
 
+from small_runs import small_settings
 from tangentlora.studies.fit import fit
 from tangentlora.studies.plan import Plan
 from tangentlora.studies.prepare import prepare

@@ -157,7 +157,7 @@ def test_many_texts_are_planned_from_a_sample(folder: Path, capsys: pytest.Captu
     assert [part.ready for part in again.sets] == [True, True]
     assert again.stored == 0
     assert capsys.readouterr().err.count("whose tangent is in the store already") == 2
-    assert again.solving - held_memory(torch.device("cpu")) < 10 * size
+    assert again.solving - held_memory(torch.device("cpu")) < 10 * size + 2**28  # the solver's own
 
 
 def test_only_the_set_that_is_missing_is_planned(folder: Path) -> None:

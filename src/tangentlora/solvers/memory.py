@@ -19,7 +19,7 @@ def solve_bytes(shape: ProblemShape, rank: int = 8, *, blocks: bool = False) -> 
 
         stating    max_t R_t m (K or 1.4 K')          one layer's rows as they are contrasted and checked
         solving    2·NK'd + 2·sd + 3s² + 4RK'r + 4mn   design matrices, d = r(m+n), of all if kept and of s
-        certifying 2(NK')² + 2·2²⁵ + q²                the kernel whose rank is c, where it is decomposed
+        certifying 2(NK')² + 2(RK')²                   the kernel whose rank is c, where it is decomposed
     """
     n, k = shape.examples, shape.contrasts
     sides = {name: shape.shapes[name] for name in shape.rows}
@@ -41,13 +41,14 @@ def solve_bytes(shape: ProblemShape, rank: int = 8, *, blocks: bool = False) -> 
     solving = design + rows_of_sample + points + 4 * dense + 3 * largest + pulled
 
     stating = 0 if blocks else max(entries.values()) * max(shape.outputs, 1.4 * k)
-    kernel = 2 * (n * k) ** 2 + 2 * _ENTRIES if n * k <= _KERNEL_LIMIT else 0
+    pairs = min(_ENTRIES, (max(shape.rows.values()) * k) ** 2)
+    kernel = 2 * (n * k) ** 2 + 2 * pairs if n * k <= _KERNEL_LIMIT else 0
     certifying = shape.outputs * bands + kernel + 3 * largest + dense
     return _NUMBER * round(max(stating, k * bands + max(solving, certifying)))
 
 
 def _banded(entries: int, rows: int, n: int) -> int:
-    """Return the numbers of a banded copy for one output: an example's rows have a band each, at the finest."""
+    """Return the numbers of a banded copy for one output, an example's rows in a band each."""
     return entries * n // rows if rows > n else 0
 
 

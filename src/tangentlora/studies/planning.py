@@ -17,6 +17,7 @@ from torch import Tensor
 from tangentlora import processes
 from tangentlora.models.network import Features, Network, Reader
 from tangentlora.models.targets import Target
+from tangentlora.solvers.memory import solve_bytes
 from tangentlora.studies.plan import Plan, PlannedSet
 from tangentlora.studies.resources import free_disk, held_memory, usable_memory
 from tangentlora.tangent.linearize import identity_of
@@ -136,8 +137,8 @@ def plan_for(
             free=free_disk(folder),
             memory=memory or usable_memory(network.device),
             linearising=peak(batch),
-            solving=peak(beside + predicted_peak(train)),
-            in_blocks=peak(predicted_peak(train, block=_BLOCK)),
+            solving=peak(beside + predicted_peak(train, solver=solve_bytes(train))),
+            in_blocks=peak(predicted_peak(train, block=_BLOCK, solver=solve_bytes(train, blocks=True))),
         )
 
     def made() -> Plan:

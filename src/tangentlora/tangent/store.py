@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,16 @@ def load_tangent(folder: Path) -> Tangent:
 
 
 def read_shard(
-    folder: Path, shard: ShardEntry, targets: Sequence[Target]
+    folder: Path,
+    shard: ShardEntry,
+    targets: Sequence[Target],
+    change: Callable[[Float[Tensor, "R K w"]], Float[Tensor, "R J w"]] | None = None,
 ) -> tuple[Int[Tensor, " E"], Float[Tensor, "E K"], dict[str, LayerRows]]:
     """Return the numbers of a shard's examples, their f0 (E,K) and the rows of the targets asked for.
 
-    The file is mapped into memory and only what is asked for is read. Raises InputError where it cannot be
-    read or lacks a target.
+    The file is mapped into memory and only what is asked for is read. `change` is applied to the
+    output-gradients while they are bands, such as a combination of outputs. Raises InputError where it
+    cannot be read or lacks a target.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -84,6 +88,7 @@ def read_shard(
             layers = {}
             for target in targets:
                 g = file.get_tensor(f"{target.name}/g")
+                g = g if change is None else change(g)
                 if f"{target.name}/start" in names:
                     g = from_bands(g, file.get_tensor(f"{target.name}/start"), target.shape[0])
                 x = file.get_tensor(f"{shard.shared.get(target.name, target.name)}/x")

@@ -83,11 +83,15 @@ class StoredJacobian(Operator):
                 block = waiting.result()
                 if number + 1 < len(self.order):
                     waiting = reader.submit(self._read, number + 1)
-                block = block.to(self.precision, self.where)
-                yield places, block if self.C is None else block.combine_outputs(self.C)
+                yield places, block.to(self.precision, self.where)
 
     def _read(self, number: int) -> Jacobian:
-        return Jacobian(read_shard(self.folder, self.shards[number], self.targets)[2])
+        return Jacobian(read_shard(self.folder, self.shards[number], self.targets, self._combined)[2])
+
+    def _combined(self, g: Float[Tensor, "R K w"]) -> Float[Tensor, "R J w"]:
+        """Return the output-gradients as they are used, on the CPU: fewer numbers than were read."""
+        g = g.to(self.precision)
+        return g if self.C is None else torch.matmul(self.C.to("cpu", self.precision), g)
 
     @cached_property
     def extents(self) -> dict[str, Extent]:
