@@ -157,7 +157,7 @@ def claims(result: dict[str, Any]) -> list[Claim]:
     memory = {key: gb / least for key, gb in result["audit_peak_gb"].items()}
     time, used = result["ratio_to_forward_and_backward"], result["ratio_in_processor_time"]
     return [
-        claim(work, f"{peer} time over its", time, "at most", None),
+        claim(work, f"{peer} time over its", time, "at most", 4.0),
         claim(work, f"{peer} processor time over its", used, "at most", None),
         claim(work, f"{peer} peak memory over its least", memory, "at most", None),
     ]
