@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tangentlora.problem.losses import Loss
 from tangentlora.tangent.jacobian import FactoredPoint
-from tangentlora.tangent.layer_rows import LayerRows
 
 
 def loss_root(loss: Loss, z: Float[Tensor, "N K"], y: Tensor, n: int) -> Float[Tensor, "N K K"]:
@@ -29,14 +28,7 @@ def design_matrix(point: FactoredPoint, root: Float[Tensor, "N K K"]) -> Float[T
     for name, xv in point.xv.items():
         rows, gu = point.jacobian.layers[name], point.gu[name]
         n, k = root.shape[:2]
-        along_u = _summed(rows, rows.g.flatten(1), xv).reshape(n, k, rows.shape[0], -1)
-        along_v = _summed(rows, gu.flatten(1), rows.x).reshape(n, k, -1, rows.shape[1]).mT
+        along_u = rows.summed(rows.g.flatten(1), xv).reshape(n, k, rows.shape[0], -1)
+        along_v = rows.summed(gu.flatten(1), rows.x).reshape(n, k, -1, rows.shape[1]).mT
         parts += [root @ along_u.flatten(2), root @ along_v.flatten(2)]
     return torch.cat(parts, 2).flatten(0, 1)
-
-
-def _summed(
-    rows: LayerRows, left: Float[Tensor, "R p"], right: Float[Tensor, "R q"]
-) -> Float[Tensor, "N p q"]:
-    """Return Σ_{ρ∈i} left_ρ right_ρᵀ for every example, by one batched product."""
-    return torch.bmm(rows.by_example(left).mT, rows.by_example(right))

@@ -81,6 +81,10 @@ class LayerRows:
         filled[self.example, within] = rows
         return filled
 
+    def summed(self, left: Float[Tensor, "R p"], right: Float[Tensor, "R q"]) -> Float[Tensor, "N p q"]:
+        """Return Σ_{ρ∈i} left_ρ right_ρᵀ for every example, by one batched product."""
+        return torch.bmm(self.by_example(left).mT, self.by_example(right))
+
     def select(self, index: Int[Tensor, " S"]) -> LayerRows:
         """Return the rows of the examples `index`, in that order."""
         counts = self.counts[index]

@@ -95,12 +95,9 @@ class Hessian:
         sides = [self.z.new_zeros(*self.z.shape, 0)]
         for name in self.factors:
             rows, xv, gu = self.problem.rows.layers[name], self._point.xv[name], self._point.gu[name]
-            for terms in (
-                rows.g.unsqueeze(3) * xv[:, None, None, :],
-                rows.x[:, None, :, None] * gu.unsqueeze(2),
-            ):
-                summed = terms.new_zeros(len(self.z), *terms.shape[1:]).index_add_(0, rows.example, terms)
-                sides.append(summed.flatten(2))
+            along_u = rows.summed(rows.g.flatten(1), xv)
+            along_v = rows.summed(gu.flatten(1), rows.x).reshape(*self.z.shape, gu.shape[2], rows.shape[1])
+            sides += [along_u.reshape(*self.z.shape, rows.shape[0] * xv.shape[1]), along_v.mT.flatten(2)]
         return torch.cat(sides, 2)
 
     def dense(self) -> Float[Tensor, "d d"]:

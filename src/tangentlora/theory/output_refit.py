@@ -52,16 +52,14 @@ class Refit:
     def _moved_by_u(self, name: str) -> Float[Tensor, "NK mr"]:
         """Return the rows vec(J_ik v)."""
         rows, xv = self.jacobian.layers[name], self._point.xv[name]
-        counts = rows.counts.tolist()
-        pairs = zip(torch.split(rows.g.flatten(1), counts), torch.split(xv, counts), strict=True)
-        return torch.stack([g.T @ x for g, x in pairs]).reshape(-1, rows.g.shape[2] * xv.shape[1])
+        moved = rows.summed(rows.g.flatten(1), xv)
+        return moved.reshape(-1, rows.g.shape[2] * xv.shape[1])
 
     def _moved_by_v(self, name: str) -> Float[Tensor, "NK nr"]:
         """Return the rows vec(uᵀ J_ik)."""
         rows, gu = self.jacobian.layers[name], self._point.gu[name]
-        counts = rows.counts.tolist()
-        pairs = zip(torch.split(gu.flatten(1), counts), torch.split(rows.x, counts), strict=True)
-        return torch.stack([g.T @ x for g, x in pairs]).reshape(-1, gu.shape[2] * rows.x.shape[1])
+        moved = rows.summed(gu.flatten(1), rows.x)
+        return moved.reshape(-1, gu.shape[2] * rows.x.shape[1])
 
     def moved(self, error: Float[Tensor, "N K"], damping: float = 0.0) -> Factors:
         """Return (u, v) + d for the shortest d that moves the outputs by `error` to first order.

@@ -81,9 +81,9 @@ def symmetric_forms(
 ) -> Float[Tensor, "N K r r"]:
     """Return S_ik = sym(uᵀ J_ik v) of one layer, (N,K,r,r), from the Jacobian's rows."""
     at = jacobian.at({name: (u, v)})
-    counts = jacobian.layers[name].counts.tolist()
-    pairs = zip(torch.split(at.gu[name], counts), torch.split(at.xv[name], counts), strict=True)
-    forms = torch.stack([torch.einsum("pka,pb->kab", gu, xv) for gu, xv in pairs])
+    gu, xv = at.gu[name], at.xv[name]
+    forms = jacobian.layers[name].summed(gu.flatten(1), xv)
+    forms = forms.reshape(len(forms), *gu.shape[1:], xv.shape[1])
     return (forms + forms.transpose(2, 3)) / 2
 
 
