@@ -37,6 +37,14 @@ NEVER = -1.0
 """A tolerance that no duality gap is within: every epoch is run."""
 
 
+def natural(threads: int) -> Network:
+    """Return the network, which reads prompts of natural length, up to 128 tokens."""
+    network, _ = build(threads)
+    assert isinstance(network.reader, PromptReader)
+    tokens = replace(network.reader.tokens, max_length=128)
+    return replace(network, reader=replace(network.reader, tokens=tokens))
+
+
 def prompts(count: int) -> list[str]:
     """Return distinct texts of natural length: the bundled messages, then pairs of the shorter ones."""
     splits = load_splits("support")
@@ -136,10 +144,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=N + TEST, help="fewer than 1,032 for trying it out")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    network, _ = build(options.threads)
-    assert isinstance(network.reader, PromptReader)
-    tokens = replace(network.reader.tokens, max_length=128)
-    network = replace(network, reader=replace(network.reader, tokens=tokens))
+    network = natural(options.threads)
     inputs = prompts(options.examples)
     lengths = sorted(len(features["input_ids"]) for features in network.reader.encode(inputs))
     warm = linearize(network, inputs[:N])

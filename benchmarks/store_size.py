@@ -14,16 +14,14 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from linearize_roberta import SEED, build
+from linearize_roberta import SEED
 from outcome import Claim, claim, machine, report
-from paper_protocol import TEST, N, prompts
+from paper_protocol import TEST, N, natural, prompts
 
 from tangentlora import Network, linearize
-from tangentlora.models.prompt import PromptReader
 
 TARGETS = {"last": 100.0, "all": 10.0}
 WORK = {"last": "query and value of the last layer", "all": "all 24 query and value matrices"}
@@ -67,10 +65,7 @@ def main() -> None:
     parser.add_argument("--all-layers", type=int, default=128, help="examples for all 24 matrices")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    network, _ = build(options.threads)
-    assert isinstance(network.reader, PromptReader)
-    tokens = replace(network.reader.tokens, max_length=128)
-    network = replace(network, reader=replace(network.reader, tokens=tokens))
+    network = natural(options.threads)
     inputs = prompts(options.examples)
     drawn = random.Random(SEED).sample(inputs, min(options.all_layers, len(inputs)))
     found = {"last": stored(network, inputs, "last"), "all": stored(network, drawn, "all")}

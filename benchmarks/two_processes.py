@@ -19,16 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from linearize_roberta import EXAMPLES, build, plain_forward
+from linearize_roberta import EXAMPLES, plain_forward
 from outcome import Claim, claim, machine, report, seconds, spread
-from paper_protocol import TEST, N, prompts
+from paper_protocol import TEST, N, natural, prompts
 
 from tangentlora import linearize, processes
-from tangentlora.models.prompt import PromptReader
 
 TARGET = 1.8
 
@@ -36,10 +34,7 @@ TARGET = 1.8
 def work(examples: int) -> None:
     """Be one of the processes: do each job that a line of standard input asks for, and print its seconds."""
     processes.join()
-    network, _ = build(threads=1)
-    assert isinstance(network.reader, PromptReader)
-    tokens = replace(network.reader.tokens, max_length=128)
-    network = replace(network, reader=replace(network.reader, tokens=tokens))
+    network = natural(threads=1)
     inputs = prompts(examples)
     by_length = [i for batch in network.batches(network.reader.encode(inputs), EXAMPLES) for i in batch.index]
     linearize(network, inputs[: 2 * EXAMPLES])
