@@ -8,7 +8,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARA
 
 # One after the other, also where make is asked for more at once: they are timed.
 BENCHMARKS := linearize_roberta linearize_peers store_size two_processes published_epoch certified_peers \
-	certified_scaling paper_protocol lambda_path audit_large landscape profile_jobs
+	certified_scaling larger_than_memory paper_protocol lambda_path audit_large landscape profile_jobs
 
 .PHONY: demo test lint bench $(addprefix bench-,$(BENCHMARKS)) results clean
 .NOTPARALLEL:

@@ -52,7 +52,7 @@ NEVER = -1.0
 
 LINEARISE: tuple[Site, ...] = (
     ("encode", PromptReader, "encode"),
-    ("fingerprint of the data", linearizing, "_identity"),
+    ("fingerprint of the data", linearizing, "identity_of"),
     ("forward", Network, "outputs"),
     ("backward", capture, "_differentiate"),
     ("compress", linearizing, "compress_rows"),

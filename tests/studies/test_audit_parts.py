@@ -116,8 +116,8 @@ def test_the_passes_over_the_data_are_counted(
     audit_opened(opened, weight_decay=case.decay, local=local, batch_size=batch_size)
     handle.remove()
     n = len(case.splits.train)
-    if local:  # two linearisations, one of a single example, one pass at τ = ½ and probes of one example
-        assert rows[True] == 3 * n + 1
+    if local:  # two linearisations, one of a single example, a proof of each on one example, a pass at τ = ½
+        assert rows[True] == 3 * n + 1 + 3
         assert rows[False] <= 6 * n + 3
     else:
         assert rows[True] == n
