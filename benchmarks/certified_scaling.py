@@ -125,7 +125,7 @@ def foretold(scans: dict[str, list[dict[str, Any]]]) -> list[float]:
     return [each["predicted_bytes"] / each["peak_bytes"] for points in scans.values() for each in points]
 
 
-def claims(scans: dict[str, list[dict[str, Any]]]) -> list[Claim]:
+def claims_of(scans: dict[str, list[dict[str, Any]]]) -> list[Claim]:
     """Return the rows of docs/benchmarks.md."""
     rows = []
     for name, exponent in exponents(scans).items():
@@ -173,7 +173,7 @@ def main() -> None:
         "exponents": exponents(scans),
         "prediction_over_peak": foretold(scans),
         "scans": scans,
-        "claims": claims(scans),
+        "claims": claims_of(scans),
     }
     report(result, options.output)
 

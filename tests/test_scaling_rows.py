@@ -53,7 +53,7 @@ def test_an_exponent_above_the_target_is_claimed_as_it_is(scripts: dict[str, Mod
         {"N": n, "processor_seconds": 1e-3 * n**1.5, "predicted_bytes": 9, "peak_bytes": 10}
         for n in (8, 64, 512)
     ]
-    exponent, least, largest = scaling.claims({"N": points})
+    exponent, least, largest = scaling.claims_of({"N": points})
     assert exponent["ratio"]["median"] == pytest.approx(1.5)
     assert exponent["target"] == 1.1
     assert least["ratio"]["median"] == pytest.approx(0.9)

@@ -164,12 +164,16 @@ def test_steps_that_cannot_be_are_refused(changes: dict[str, Any]) -> None:
         Settings(**changes)
 
 
-@pytest.mark.parametrize("solver", ["certified", "proximal", "sgd", "lbfgs"])
-def test_a_fit_continues_from_an_adapter_with_its_layers(folder: Path, solver: Any) -> None:
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> str:
+    """An adapter of rank 2 to begin from."""
     started = folder / "started"
-    if not started.exists():
-        fit(small_settings(folder, solver="lbfgs", rank=2, epochs=60, layers="all", lam=0.05), started)
-    adapter = str(started / "adapter")
+    fit(small_settings(folder, solver="lbfgs", rank=2, epochs=60, layers="all", lam=0.05), started)
+    return str(started / "adapter")
+
+
+@pytest.mark.parametrize("solver", ["certified", "proximal", "sgd", "lbfgs"])
+def test_a_fit_continues_from_an_adapter_with_its_layers(folder: Path, adapter: str, solver: Any) -> None:
     prepared = prepare(small_settings(folder, lam=0.05, init_from=adapter))
     assert prepared.start is not None
     assert set(prepared.start) == {target.name for target in prepared.targets}
@@ -188,8 +192,7 @@ def test_a_fit_continues_from_an_adapter_with_its_layers(folder: Path, solver: A
     assert verify(folder / solver).valid
 
 
-def test_a_start_above_the_rank_or_beside_another_is_refused(folder: Path) -> None:
-    adapter = str(folder / "started" / "adapter")
+def test_a_start_above_the_rank_or_beside_another_is_refused(folder: Path, adapter: str) -> None:
     with pytest.raises(InputError, match="got a start of rank 2 for LoRA of rank 1, expected at most that"):
         fit(small_settings(folder, solver="sgd", rank=1, init_from=adapter), folder / "no")
     assert not (folder / "no").exists()
