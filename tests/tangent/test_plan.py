@@ -12,7 +12,7 @@ from torch import Tensor
 from fake_network import examples_of, fake_network
 from random_jacobians import random_jacobian
 from tangentlora.errors import InputError
-from tangentlora.models.network import Features, Network
+from tangentlora.models.network import Features, Network, length_of
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
@@ -21,7 +21,6 @@ from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.plan import (
     ProblemShape,
     bounded,
-    length_of,
     padded_tokens,
     predicted_peak,
     rows_in_store,

@@ -73,7 +73,11 @@ class Network:
         """
         rank, count = share
         for index, _ in dealt_batches(features, batch_size, count)[rank]:
-            yield Batch(index, self.reader.collate([features[i] for i in index])).to(self.device)
+            yield self.batch(features, index)
+
+    def batch(self, features: Sequence[Features], index: tuple[int, ...]) -> Batch:
+        """Return the batch of these examples, on the network's device."""
+        return Batch(index, self.reader.collate([features[i] for i in index])).to(self.device)
 
     def outputs(self, batch: Batch) -> Float[Tensor, "B K"]:
         """Return f(x_i), (B,K), on the autograd graph if anything upstream asks for gradients."""
@@ -109,17 +113,22 @@ def dealt_batches(
     The batches are the same for any count. The cost is their tokens with padding; each batch goes to the
     process that has least so far, so that all have about as much.
     """
-    order = sorted(range(len(features)), key=lambda i: -_length(features[i]))
     dealt: list[list[tuple[tuple[int, ...], int]]] = [[] for _ in range(count)]
     load = [0] * count
-    for start in range(0, len(order), batch_size):
-        index = tuple(order[start : start + batch_size])
-        cost, least = len(index) * _length(features[index[0]]), load.index(min(load))
+    for index, cost in batched([length_of(example) for example in features], batch_size):
+        least = load.index(min(load))
         dealt[least].append((index, cost))
         load[least] += cost
     return dealt
 
 
-def _length(features: Features) -> int:
+def batched(lengths: Sequence[int], batch_size: int) -> list[tuple[tuple[int, ...], int]]:
+    """Return the batches of examples of these lengths, longest first, and the tokens of each with padding."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches = [tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    return [(index, len(index) * lengths[index[0]]) for index in batches]
+
+
+def length_of(example: Features) -> int:
     """Return the number of tokens or samples, the extent that padding would equalise."""
-    return max(tensor.shape[-1] if tensor.dim() else 1 for tensor in features.values())
+    return max(tensor.shape[-1] if tensor.dim() else 1 for tensor in example.values())

@@ -24,11 +24,5 @@ def loss_root(loss: Loss, z: Float[Tensor, "N K"], y: Tensor, n: int) -> Float[T
 
 def design_matrix(point: FactoredPoint, root: Float[Tensor, "N K K"]) -> Float[Tensor, "NK d"]:
     """Return A for all layers of the point, u before v in each."""
-    parts = []
-    for name, xv in point.xv.items():
-        rows, gu = point.jacobian.layers[name], point.gu[name]
-        n, k = root.shape[:2]
-        along_u = rows.summed(rows.g.flatten(1), xv).reshape(n, k, rows.shape[0], -1)
-        along_v = rows.summed(gu.flatten(1), rows.x).reshape(n, k, -1, rows.shape[1]).mT
-        parts += [root @ along_u.flatten(2), root @ along_v.flatten(2)]
-    return torch.cat(parts, 2).flatten(0, 1)
+    sides = (side for name in point.xv for side in (point.moved_by_u(name), point.moved_by_v(name)))
+    return torch.cat([root @ side.flatten(2) for side in sides], 2).flatten(0, 1)

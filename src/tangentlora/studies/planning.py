@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora import processes
-from tangentlora.models.network import Features, Network, Reader
+from tangentlora.models.network import Features, Network, Reader, length_of
 from tangentlora.models.targets import Target
 from tangentlora.solvers.memory import solve_bytes
 from tangentlora.studies.plan import Plan, PlannedSet
@@ -25,7 +25,6 @@ from tangentlora.tangent.plan import (
     ProblemShape,
     Rates,
     bounded,
-    length_of,
     predicted_peak,
     rows_in_store,
 )

@@ -39,7 +39,7 @@ def split_columns(rows: LayerRows, tolerance: float) -> LayerRows:
     width = _best_width(rows.select(rows.counts.argmax()[None]), tolerance)
     if width is None:
         return rows
-    x, g = _padded(rows, rows.x), _padded(rows, rows.g)
+    x, g = rows.by_example(rows.x.double()), rows.by_example(rows.g.double())
     blocks = _blocks(g, width)
     energy, basis = torch.linalg.eigh(blocks @ blocks.mT)
     keep = _kept(energy, tolerance)
@@ -79,14 +79,6 @@ def _best_width(example: LayerRows, tolerance: float) -> int | None:
     return best
 
 
-def _padded(rows: LayerRows, values: Float[Tensor, "R ..."]) -> Float[Tensor, "B r ..."]:
-    """Return one slice per example in float64, filled up with zeros to the most rows that one has."""
-    counts = rows.counts
-    padded = torch.zeros(len(counts), int(counts.max()), *values.shape[1:], dtype=torch.float64)
-    padded[torch.arange(padded.shape[1]) < counts[:, None]] = values.double()
-    return padded
-
-
 def _blocks(g: Float[Tensor, "B r K m"], width: int) -> Float[Tensor, "B b r Kw"]:
     """Return the blocks G_b of each example's columns, side by side for all outputs."""
     return g.reshape(*g.shape[:3], -1, width).permute(0, 3, 1, 2, 4).flatten(3)
@@ -117,5 +109,5 @@ def _rows_in_blocks(
     g = torch.zeros(len(example), k, keep.shape[1], m // keep.shape[1], dtype=rows.g.dtype)
     g[torch.arange(len(example)), :, block] = short.reshape(len(example), k, -1)
     split = LayerRows(vectors, g.flatten(2), counts)
-    combined = (_padded(split, vectors) @ x)[torch.arange(int(counts.max())) < counts[:, None]]
+    combined = (split.by_example(vectors) @ x)[torch.arange(int(counts.max())) < counts[:, None]]
     return LayerRows(combined.to(rows.x.dtype), split.g, counts)

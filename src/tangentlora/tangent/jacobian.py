@@ -60,6 +60,17 @@ class FactoredPoint(Point):
             total += rows.per_example(terms.sum(2))
         return total
 
+    def moved_by_u(self, name: str) -> Float[Tensor, "N K m r"]:
+        """Return J_ik v of one layer: a change U of u moves the outputs by ⟨J_ik v, U⟩."""
+        rows, xv = self.jacobian.layers[name], self.xv[name]
+        return rows.summed(rows.g.flatten(1), xv).reshape(len(rows.counts), *rows.g.shape[1:], xv.shape[1])
+
+    def moved_by_v(self, name: str) -> Float[Tensor, "N K n r"]:
+        """Return J_ikᵀ u of one layer: a change V of v moves the outputs by ⟨J_ikᵀ u, V⟩."""
+        rows, gu = self.jacobian.layers[name], self.gu[name]
+        moved = rows.summed(gu.flatten(1), rows.x)
+        return moved.reshape(len(rows.counts), *gu.shape[1:], rows.shape[1]).mT
+
     def curvature(self, d: Factors, weigh: Weigh) -> Factors:
         """Return the adjoint of weigh(differential(d))."""
         examples = torch.arange(self.jacobian.n_examples, device=self.jacobian.device)
@@ -180,12 +191,12 @@ class Jacobian(Operator):
         """Return the Jacobian with respect to some of the layers."""
         return Jacobian({name: self.layers[name] for name in names})
 
-    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Jacobian:
-        """Return the Jacobian in another precision or on another device."""
-        where = self.device if device is None else torch.device(device)
-        return self._map(
-            lambda rows: LayerRows(rows.x.to(where, dtype), rows.g.to(where, dtype), rows.counts.to(where))
-        )
+    def _converted(self, dtype: torch.dtype, where: torch.device) -> Jacobian:
+        layers = {
+            name: LayerRows(rows.x.to(where, dtype), rows.g.to(where, dtype), rows.counts.to(where))
+            for name, rows in self.layers.items()
+        }
+        return replace(self, layers=layers)
 
     def _map(self, change: Callable[[LayerRows], LayerRows]) -> Jacobian:
         return Jacobian({name: change(rows) for name, rows in self.layers.items()})

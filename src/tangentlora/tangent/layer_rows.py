@@ -70,14 +70,14 @@ class LayerRows:
         """Return the sums over the rows of each example."""
         return rows.new_zeros(len(self.counts), rows.shape[1]).index_add_(0, self.example, rows)
 
-    def by_example(self, rows: Float[Tensor, "R p"]) -> Float[Tensor, "N L p"]:
+    def by_example(self, rows: Float[Tensor, "R ..."]) -> Float[Tensor, "N L ..."]:
         """Return the rows of each example, filled up with zeros to as many as the longest has."""
         n, longest = len(self.counts), int(self.counts.max())
         if n * longest == len(rows):
-            return rows.reshape(n, longest, rows.shape[1])
+            return rows.reshape(n, longest, *rows.shape[1:])
         starts = self.counts.cumsum(0) - self.counts
         within = torch.arange(len(rows), device=rows.device) - starts[self.example]
-        filled = rows.new_zeros(n, longest, rows.shape[1])
+        filled = rows.new_zeros(n, longest, *rows.shape[1:])
         filled[self.example, within] = rows
         return filled
 

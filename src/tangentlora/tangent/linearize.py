@@ -142,13 +142,13 @@ def _parts(
     """
     rank, count = (processes.rank(), processes.count()) if shared else (0, 1)
     dealt = dealt_batches(features, batch_size, count)
-    costs, rounds = [cost for _, cost in dealt[rank]], max(1, min(map(len, dealt)))
+    total, rounds = sum(cost for _, cost in dealt[rank]), max(1, min(map(len, dealt)))
     tally, told, untold, spent = processes.Tally(shared), 0, 0, 0
     with bar(len(features), "linearising", "example", progress) as shown:
-        for number, batch in enumerate(network.batches(features, batch_size, share=(rank, count))):
-            yield _part(network, batch, targets, number == rank == 0)
-            spent, untold = spent + costs[number], untold + len(batch.index)
-            while spent * rounds >= (told + 1) * sum(costs):
+        for number, (index, cost) in enumerate(dealt[rank]):
+            yield _part(network, network.batch(features, index), targets, number == rank == 0)
+            spent, untold = spent + cost, untold + len(index)
+            while spent * rounds >= (told + 1) * total:
                 shown.update(tally.add(untold) - shown.n)
                 told, untold = told + 1, 0
         shown.update(tally.finish(rounds) - shown.n)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,9 @@ class Point(abc.ABC):
     @abc.abstractmethod
     def curvature(self, d: Factors, weigh: Weigh) -> Factors:
         """Return the adjoint of weigh(differential(d)): a Gauss-Newton product, in one pass over the rows."""
+
+
+AnyOperator = TypeVar("AnyOperator", bound="Operator")
 
 
 class Operator(abc.ABC):
@@ -131,9 +134,13 @@ class Operator(abc.ABC):
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> Operator:
         """Return the operator of the outputs z ↦ C z, such as the contrasts of a softmax."""
 
+    def to(self: AnyOperator, dtype: torch.dtype, device: torch.device | str | None = None) -> AnyOperator:
+        """Return the operator in another precision or on another device; itself where both are its own."""
+        where = self.device if device is None else torch.device(device)
+        return self if (dtype, where) == (self.dtype, self.device) else self._converted(dtype, where)
+
     @abc.abstractmethod
-    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Operator:
-        """Return the operator in another precision or on another device."""
+    def _converted(self: AnyOperator, dtype: torch.dtype, where: torch.device) -> AnyOperator: ...
 
     def zeros(self) -> Float[Tensor, "N K"]:
         """Return outputs of zero, (N,K)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tangentlora.models.network import Features, Network
+from tangentlora.models.network import Network, batched
 from tangentlora.models.targets import Target
 from tangentlora.tangent.store import open_shards
 
@@ -94,17 +94,9 @@ class Rates:
         return round(float(np.interp(lengths, self.lengths, values).sum())) if lengths else 0
 
 
-def length_of(example: Features) -> int:
-    """Return the number of tokens or samples, the extent that padding would equalise."""
-    return max(tensor.shape[-1] if tensor.dim() else 1 for tensor in example.values())
-
-
 def padded_tokens(lengths: Sequence[int], batch_size: int) -> int:
     """Return what passes through the network in batches of examples of similar length, padding included."""
-    order = sorted(lengths, reverse=True)
-    return sum(
-        order[start] * len(order[start : start + batch_size]) for start in range(0, len(order), batch_size)
-    )
+    return sum(tokens for _, tokens in batched(lengths, batch_size))
 
 
 def bounded(

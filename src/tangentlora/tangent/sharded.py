@@ -7,7 +7,7 @@ arguments travels with each result, so that processes which have drifted apart e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
@@ -167,10 +167,9 @@ class ShardedJacobian(Operator):
         """Return the operator of the outputs z ↦ C z, such as the contrasts of a softmax."""
         return ShardedJacobian(self.local.combine_outputs(C), self.index, self.size)
 
-    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> ShardedJacobian:
-        """Return the operator in another precision or on another device."""
-        there = self.local.to(dtype, device)
-        return ShardedJacobian(there, self.index.to(there.device), self.size)
+    def _converted(self, dtype: torch.dtype, where: torch.device) -> ShardedJacobian:
+        there = self.local.to(dtype, where)
+        return replace(self, local=there, index=self.index.to(there.device))
 
     def _gathered(
         self, own: Float[Tensor, "n K"], step: str, agreed: Sequence[Tensor | str]

@@ -17,7 +17,6 @@ from tangentlora.tangent.jacobian import Jacobian, concatenate, in_memory
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.store_writer import (
     MANIFEST,
-    SHARD_BYTES as SHARD_BYTES,
     ShardEntry,
     ShardWriter,
     file_sha256,

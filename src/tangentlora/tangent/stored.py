@@ -165,9 +165,7 @@ class StoredJacobian(Operator):
         C = C.to(self.device, torch.float64)
         return replace(self, C=C if self.C is None else C @ self.C)
 
-    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> StoredJacobian:
-        """Return the operator in another precision or on another device."""
-        where = self.device if device is None else torch.device(device)
+    def _converted(self, dtype: torch.dtype, where: torch.device) -> StoredJacobian:
         order = tuple(places.to(where) for places in self.order)
         C = None if self.C is None else self.C.to(where)
         return replace(self, precision=dtype, where=where, index=self.index.to(where), order=order, C=C)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tangentlora.models.network import Features, Network
+from tangentlora.models.network import Features, Network, length_of
 from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import capture
 from tangentlora.tangent.compress import compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.plan import Rates, length_of, padded_tokens
+from tangentlora.tangent.plan import Rates, padded_tokens
 from tangentlora.tangent.store_writer import SHARD_BYTES, pack
 
 _SHARE = 1 / 64

@@ -60,8 +60,7 @@ class Hessian:
     @cached_property
     def loss_gradient(self) -> Blocks:
         """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers of the factors."""
-        layers = self.problem.rows.only(list(self.factors))
-        return layers.adjoint(self.problem.dual_point(self.z))
+        return self.problem.rows.adjoint(self.problem.dual_point(self.z), list(self.factors))
 
     @cached_property
     def gradient(self) -> Float[Tensor, " d"]:
@@ -85,19 +84,15 @@ class Hessian:
     @cached_property
     def _design_fits(self) -> bool:
         """Whether B is small enough to be kept: then a product costs two thin ones with it."""
-        rows, width = self.problem.rows.layers, len(self.pack(self.factors))
-        largest = max((rows[t].g.numel() * u.shape[1] for t, (u, _) in self.factors.items()), default=0)
-        return max(self.z.numel() * width, largest) <= _DESIGN_LIMIT
+        return self.z.numel() * len(self.pack(self.factors)) <= _DESIGN_LIMIT
 
     @cached_property
     def _design(self) -> Float[Tensor, "N K d"]:
         """The rows B_ik = (vec(J_ik v), vec(J_ikᵀ u)): along d the outputs move by B d."""
         sides = [self.z.new_zeros(*self.z.shape, 0)]
         for name in self.factors:
-            rows, xv, gu = self.problem.rows.layers[name], self._point.xv[name], self._point.gu[name]
-            along_u = rows.summed(rows.g.flatten(1), xv)
-            along_v = rows.summed(gu.flatten(1), rows.x).reshape(*self.z.shape, gu.shape[2], rows.shape[1])
-            sides += [along_u.reshape(*self.z.shape, rows.shape[0] * xv.shape[1]), along_v.mT.flatten(2)]
+            moved = self._point.moved_by_u(name), self._point.moved_by_v(name)
+            sides += [side.flatten(2) for side in moved]
         return torch.cat(sides, 2)
 
     def dense(self) -> Float[Tensor, "d d"]:

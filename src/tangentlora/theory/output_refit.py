@@ -44,22 +44,11 @@ class Refit:
         kernel = torch.zeros(size, size, dtype=self.jacobian.dtype, device=self.jacobian.device)
         for name, (u, _) in self.factors.items():
             if u.shape[1]:
-                for side in (self._moved_by_u(name), self._moved_by_v(name)):
+                for moved in (self._point.moved_by_u(name), self._point.moved_by_v(name)):
+                    side = moved.reshape(size, -1)
                     kernel += side @ side.T
         values, vectors = torch.linalg.eigh(kernel)
         return values, vectors
-
-    def _moved_by_u(self, name: str) -> Float[Tensor, "NK mr"]:
-        """Return the rows vec(J_ik v)."""
-        rows, xv = self.jacobian.layers[name], self._point.xv[name]
-        moved = rows.summed(rows.g.flatten(1), xv)
-        return moved.reshape(-1, rows.g.shape[2] * xv.shape[1])
-
-    def _moved_by_v(self, name: str) -> Float[Tensor, "NK nr"]:
-        """Return the rows vec(uᵀ J_ik)."""
-        rows, gu = self.jacobian.layers[name], self._point.gu[name]
-        moved = rows.summed(gu.flatten(1), rows.x)
-        return moved.reshape(-1, gu.shape[2] * rows.x.shape[1])
 
     def moved(self, error: Float[Tensor, "N K"], damping: float = 0.0) -> Factors:
         """Return (u, v) + d for the shortest d that moves the outputs by `error` to first order.

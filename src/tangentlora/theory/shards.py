@@ -83,7 +83,7 @@ def read_store(folder: Path) -> Store:
         shapes = {str(t["name"]): (int(t["shape"][0]), int(t["shape"][1])) for t in identity["targets"]}
         outputs, index = [], []
         for entry in manifest["shards"]:
-            if _sha256(folder / entry["file"]) != entry["sha256"]:
+            if sha256_of(folder / entry["file"]) != entry["sha256"]:
                 raise ValueError(f"{entry['file']} is missing or does not match its checksum")
             with safe_open(folder / entry["file"], framework="numpy") as file:
                 outputs.append(file.get_tensor("f0"))
@@ -131,7 +131,8 @@ def _unbanded(band: Array, start: NDArray[np.int64], m: int) -> Array:
     return g
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, nothing for a file that is not there."""
     if not path.is_file():
         return ""
     with open(path, "rb") as file:

@@ -7,7 +7,6 @@ tolerance from run.json, and every field of certificate.json is computed anew. A
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from tangentlora.errors import InputError
 from tangentlora.theory.evidence import SEALED, Answer, read_answer, read_json, read_run
 from tangentlora.theory.recompute import labels_fit, recompute
-from tangentlora.theory.shards import Store, read_store
+from tangentlora.theory.shards import Store, read_store, sha256_of
 
 AGREEMENT = 1e-9
 """Largest difference between a recorded and a recomputed number, relative to max(1, its size)."""
@@ -63,7 +62,7 @@ def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
     run = read_run(folder)
     answer = read_answer(folder / "solution.safetensors")
     tangent = read_store(run.store if store is None else Path(store))
-    changed = [name for name in SEALED if _sha256(folder / name) != run.seals.get(name)]
+    changed = [name for name in SEALED if sha256_of(folder / name) != run.seals.get(name)]
     reasons = [f"{name} is not the file that was written" for name in changed]
     if run.key != tangent.key:
         reasons.append(f"the run was made on the tangent {run.key}, but the store holds {tangent.key}")
@@ -73,10 +72,6 @@ def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
     reasons += _differences("the certificate", claimed, recomputed)
     reasons += _differences("run.json", run.numbers, {name: recomputed[name] for name in _RECORDED})
     return Verification(not reasons, not reasons and recomputed["certified"], tuple(reasons), recomputed)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _misfit(loss: str, answer: Answer, tangent: Store) -> str | None:
