@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,16 @@ def _said(key: str, value: Any) -> str:
     return plain.get(key, f"{key} {{}}").format(value)
 
 
+def how_often(result: Result) -> str:
+    """Return a line on the threads and the runs of a result, with the way to its JSON."""
+    threads, repeats = result.content["machine"]["threads"], result.content.get("repeats", 1)
+    counted = f"{repeats} runs" if repeats > 1 else "one run"
+    return (
+        f"{'One thread' if threads == 1 else f'{threads} threads'}, {counted}; "
+        f"[{result.name}.json](../benchmarks/results/{result.name}.json).\n"
+    )
+
+
 def page(results: Sequence[Result]) -> str:
     """Return docs/benchmarks.md."""
     claims = [claim for result in results for claim in result.content["claims"]]
@@ -125,14 +136,10 @@ def page(results: Sequence[Result]) -> str:
         machines(results),
     ]
     parts.append("## How each was measured\n")
-    for result in results:
-        threads, repeats = result.content["machine"]["threads"], result.content.get("repeats", 1)
-        counted = f"{repeats} runs" if repeats > 1 else "one run"
-        parts.append(f"### `benchmarks/{result.script}`\n\n{result.method}\n")
-        parts.append(
-            f"{'One thread' if threads == 1 else f'{threads} threads'}, {counted}; "
-            f"[{result.name}.json](../benchmarks/results/{result.name}.json).\n"
-        )
+    for script, of_script in itertools.groupby(results, key=lambda result: result.script):
+        same = list(of_script)
+        parts.append(f"### `benchmarks/{script}`\n\n{same[0].method}\n")
+        parts += [how_often(result) for result in same]
     return "\n".join(parts)
 
 
