@@ -33,6 +33,7 @@ from tangentlora.blocks import Blocks
 
 TOLERANCE = 1e-6
 PEERS = {"fista": "FISTA with full SVDs", "scs": "SCS through cvxpy", "clarabel": "Clarabel through cvxpy"}
+_FAILED = "failed"
 _CHECKED_EVERY = 10  # iterations of FISTA between two duality gaps
 
 
@@ -45,6 +46,11 @@ class Outcome:
     gap: float | None = None
     steps: int | None = None
     ended: str = "solved"
+
+    @property
+    def ran(self) -> bool:
+        """Whether it ran until it was done or its time was up."""
+        return not self.ended.startswith(_FAILED)
 
 
 def primal(problem: Problem, delta: Blocks) -> tuple[float, float]:
@@ -140,7 +146,7 @@ def in_process(peer: str, path: Path, lam: float, threads: int, limit: float, me
         return Outcome(limit, ended=f"did not finish in {limit:g} s of one processor")
     if child.returncode:
         spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-        return Outcome(spent, ended=f"failed within {memory:g} GB of memory")
+        return Outcome(spent, ended=f"{_FAILED} within {memory:g} GB of memory")
     return Outcome(**json.loads(text.splitlines()[-1]))
 
 

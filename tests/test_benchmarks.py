@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tangentlora.models.network import Batch
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
 
@@ -193,11 +194,46 @@ def test_a_peer_that_is_wrong_in_one_block_is_found(along: int) -> None:
     ours = Jacobian({"layer": LayerRows(x, g, torch.tensor([1, 2, 3]))})
     dense = ours.dense()["layer"].clone()
     error = script("linearize_peers").worst_error
-    assert error(ours, {"theirs": dense.unbind(along)}, along, {"theirs": "layer"}) < 1e-6
+    batches = [Batch((2, 0), {}), Batch((1,), {})]
+
+    def of_all() -> float:
+        found = [(b, {"theirs": dense[list(b.index)].unbind(along)}) for b in batches]
+        return float(error(ours, found, along, {"theirs": "layer"}))
+
+    assert of_all() < 1e-6
     expected = dense[2, 1].norm() / dense.norm()
     dense[2, 1] *= 2
-    found = error(ours, {"theirs": dense.unbind(along)}, along, {"theirs": "layer"})
-    assert found == pytest.approx(float(expected), rel=1e-5)
+    assert of_all() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_target_of_a_peer_is_held_at_the_largest_size_at_which_it_ran() -> None:
+    peers, convex = script("certified_peers"), script("convex_peers")
+    late = convex.Outcome(600.0, ended="did not finish in 600 s of one processor")
+    failed = convex.Outcome(20.0, ended="failed within 16 GB of memory")
+    assert late.ran
+    assert not failed.ran
+
+    def solves(*outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"share": share, "ours": [0.5], "peers": of_share}
+            for share, of_share in zip(peers.SHARES, outcomes, strict=False)
+        ]
+
+    done = convex.Outcome(60.0, objective=0.1)
+    rows = peers.claims_of(
+        {
+            32: solves(dict.fromkeys(("fista", "scs", "clarabel"), done), {"fista": done, "scs": done}),
+            64: solves({"scs": done, "clarabel": late}),
+            768: solves({"fista": late, "scs": late, "clarabel": failed}, {"fista": late}),
+        }
+    )
+    held = {
+        (row["work"].split("of ")[1].split(",")[0], row["peer"].split()[0], row["target"]) for row in rows
+    }
+    asked = {each for each in held if each[2] is not None}
+    assert asked == {("768×768", "FISTA", 100), ("768×768", "SCS", 1000), ("64×64", "Clarabel", 1000)}
+    assert [row["ratio"]["median"] for row in rows if row["target"] is not None] == [1200.0] * 4
+    assert all(row["bound"] for row in rows if row["target"] is not None)
 
 
 def small_model(words: tuple[int, ...] | None) -> tuple[nn.Module, dict[str, Tensor]]:

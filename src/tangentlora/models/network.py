@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Features = dict[str, Tensor]
 """One encoded example, as a tokenizer or processor returns it, without a batch axis."""
 
+_CALL = 2  # examples of mean length that a pass of the network costs besides: docs/benchmarks.md has its gain
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -69,7 +71,7 @@ class Network:
     ) -> Iterator[Batch]:
         """Yield every example once, those of similar length together so that little is spent on padding.
 
-        With `share` (r, p) these are the batches of process r of p, as `dealt_batches` gives them out.
+        A batch has `batch_size` examples at most, and fewer where lengths differ much. With `share` (r, p) these are the batches of process r of p, as `dealt_batches` gives them out.
         """
         rank, count = share
         for index, _ in dealt_batches(features, batch_size, count)[rank]:
@@ -123,10 +125,25 @@ def dealt_batches(
 
 
 def batched(lengths: Sequence[int], batch_size: int) -> list[tuple[tuple[int, ...], int]]:
-    """Return the batches of examples of these lengths, longest first, and the tokens of each with padding."""
+    """Return batches of examples of these lengths, longest first, and the tokens of each with padding.
+
+    Of all ways to cut the examples, sorted by length, into runs of at most `batch_size`, it is the one of
+    least cost Σ (tokens with padding + what a call costs), found by dynamic programming.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches = [tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
-    return [(index, len(index) * lengths[index[0]]) for index in batches]
+    scale, call = len(lengths), _CALL * sum(lengths)  # in integers: lengths times their number
+    cost, begin = [0], [0]
+    for stop in range(1, len(order) + 1):
+        starts = range(max(0, stop - batch_size), stop)
+        ways = [cost[i] + scale * lengths[order[i]] * (stop - i) + call for i in starts]
+        least = min(ways)
+        cost.append(least)
+        begin.append(stop - 1 - ways[::-1].index(least))  # of equal ways the one whose long batches are full
+    batches, stop = [], len(order)
+    while stop:
+        batches.append(tuple(order[begin[stop] : stop]))
+        stop = begin[stop]
+    return [(index, len(index) * lengths[index[0]]) for index in reversed(batches)]
 
 
 def length_of(example: Features) -> int:
