@@ -9,6 +9,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARA
 # One after the other, also where make is asked for more at once: they are timed.
 BENCHMARKS := linearize_roberta linearize_peers store_size two_processes published_epoch certified_peers \
 	certified_scaling larger_than_memory paper_protocol lambda_path audit_large landscape profile_jobs
+IN_PARTS := linearize_peers certified_peers certified_scaling
 
 .PHONY: demo test lint bench $(addprefix bench-,$(BENCHMARKS)) results clean
 .NOTPARALLEL:
@@ -29,8 +30,24 @@ bench: $(addprefix bench-,$(BENCHMARKS))
 	$(BIN)/python benchmarks/pages.py
 	$(BIN)/python benchmarks/profile_page.py
 
-$(addprefix bench-,$(BENCHMARKS)): bench-%: $(VENV)/.bench
-	PYTHONPATH=tests $(BIN)/python benchmarks/$*.py --output benchmarks/results/$*.json
+RUN = PYTHONPATH=tests $(BIN)/python benchmarks
+RESULTS := benchmarks/results
+
+$(addprefix bench-,$(filter-out $(IN_PARTS),$(BENCHMARKS))): bench-%: $(VENV)/.bench
+	$(RUN)/$*.py --output $(RESULTS)/$*.json
+
+# These take long: each of their parts has a result of its own.
+bench-linearize_peers: $(VENV)/.bench
+	for case in last all natural; do \
+	  $(RUN)/linearize_peers.py --cases $$case --output $(RESULTS)/linearize_peers_$$case.json || exit; done
+
+bench-certified_peers: $(VENV)/.bench
+	$(RUN)/certified_peers.py --peers fista --output $(RESULTS)/certified_peers_fista.json
+	$(RUN)/certified_peers.py --peers scs clarabel --output $(RESULTS)/certified_peers_cones.json
+
+bench-certified_scaling: $(VENV)/.bench
+	for scan in N K T; do \
+	  $(RUN)/certified_scaling.py --scans $$scan --output $(RESULTS)/certified_scaling_$$scan.json || exit; done
 
 # docs/results.md and its figures, from the committed results
 results: $(VENV)/.dev
