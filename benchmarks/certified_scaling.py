@@ -69,7 +69,7 @@ def point(n: int, k: int, t: int) -> dict[str, Any]:
     used, spent = time.process_time() - used, time.perf_counter() - began
     assert certificate.certified, certificate.sentence()
     rows = dict.fromkeys(jacobian.layers, n * HEADS)
-    shape = ProblemShape(n, k, k - 1, rows, jacobian.shapes)
+    shape = ProblemShape(n, k, k - 1, rows, jacobian.shapes, dict.fromkeys(rows, HEADS))
     rank = sum(certificate.ranks.values())
     return {
         "N": n,

@@ -93,7 +93,7 @@ def solve(folder: Path) -> dict[str, Any]:
     assert certificate.certified, certificate.sentence()
     rank = sum(certificate.ranks.values())
     rows = {name: len(f0) * number for name, number in HEADS.items()}
-    shape = ProblemShape(len(f0), OUTPUTS, OUTPUTS - 1, rows, jacobian.shapes)
+    shape = ProblemShape(len(f0), OUTPUTS, OUTPUTS - 1, rows, jacobian.shapes, HEADS)
     return found | {
         "examples": len(f0),
         "shards": len(shards),

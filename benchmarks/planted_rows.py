@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tangentlora import CrossEntropy, Problem
+from tangentlora.tangent.band_products import BandedRows, find_bands
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.operator import Operator
@@ -44,22 +45,21 @@ def pieces(
 
 
 def in_memory(examples: int, outputs: int, heads: Mapping[str, int], seed: int, side: int = SIDE) -> Jacobian:
-    """Return the Jacobian of all examples; the rows are filled in place, so that nothing is held twice."""
-    whole = {
-        name: LayerRows(
-            torch.empty(examples * number, side),
-            torch.empty(examples * number, outputs, side),
-            torch.full((examples,), number),
-        )
-        for name, number in heads.items()
-    }
-    start = dict.fromkeys(heads, 0)
+    """Return the Jacobian of all examples, in bands as a store has it; nothing is held twice."""
+    whole: dict[str, LayerRows | BandedRows] = {}
+    for name, number in heads.items():
+        x, counts = torch.empty(examples * number, side), torch.full((examples,), number)
+        bands = torch.empty(number, examples, 1, outputs, side // number)
+        banded = BandedRows(x, bands, counts)
+        whole[name] = banded if number > 1 else LayerRows(x, bands.reshape(-1, outputs, side), counts)
+    start = 0
     for layers in pieces(examples, outputs, heads, seed, side):
+        stop = start + len(next(iter(layers.values())).counts)
         for name, rows in layers.items():
-            stop = start[name] + len(rows.x)
-            whole[name].x[start[name] : stop] = rows.x
-            whole[name].g[start[name] : stop] = rows.g
-            start[name] = stop
+            part, into = find_bands(rows) or rows, whole[name].run(start, stop)
+            into.x.copy_(part.x)
+            into.held.copy_(part.held)
+        start = stop
     return Jacobian(whole)
 
 

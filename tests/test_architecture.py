@@ -26,6 +26,7 @@ PURE = (
     "tangent.band_products",
     "tangent.gram",
     "tangent.operator",
+    "tangent.rows",
     "tangent.span",
 )
 """The mathematics: it sees tensors, never a network, a tokenizer or a file."""

@@ -194,6 +194,33 @@ def test_a_larger_problem() -> None:
     assert sum(r * (r + 1) / 2 for r in solution.ranks.values()) <= problem.constraints == 480
 
 
+@pytest.mark.parametrize(
+    ("loss", "share", "rank"),
+    [("logistic", 0.1571, 4), ("logistic", 0.4426, 3), ("cross_entropy", 0.2067, 5)],
+)
+def test_a_pair_that_is_all_but_wanted_costs_few_products(loss: str, share: float, rank: int) -> None:
+    # where σ_{r+1}(M) is nearly λ, F is nearly quartic along a column that an escape appends for it
+    problem = posed(loss, share, n_examples=60, shapes=((40, 40),))
+    solution = Certified().solve(problem)
+    assert_optimal(solution)
+    assert solution.ranks == {"layer.0": rank}
+    M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(solution.factors)))["layer.0"]
+    assert 0.99 < float(torch.linalg.svdvals(M)[rank]) / problem.lam < 1
+    assert solution.epochs <= 60  # Newton's method without cores took some two hundred
+
+
+def test_a_start_far_wider_than_the_optimum_arrives_there() -> None:
+    problem = posed("cross_entropy", 0.1, n_examples=20, shapes=((20, 20), (15, 25)))
+    generator = torch.Generator().manual_seed(0)
+    wide = {
+        name: tuple(torch.randn(d, 12, generator=generator, dtype=torch.float64) for d in shape)
+        for name, shape in problem.jacobian.shapes.items()
+    }
+    solution = Certified().solve(problem, start=wide)  # type: ignore[arg-type]
+    assert_optimal(solution)
+    assert solution.ranks == Certified().solve(problem).ranks
+
+
 def test_the_same_settings_give_the_same_bytes() -> None:
     problem = posed("cross_entropy", 0.05)
     first, second = (Certified().solve(replace(problem)) for _ in range(2))

@@ -72,6 +72,73 @@ def test_the_preconditioner_inverts_the_hessian_without_the_gradient_of_the_loss
     torch.testing.assert_close(model.precondition(product), g, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("ranks", [(1, 0, 0), (3, 2, 4)])
+@pytest.mark.parametrize("name", ["cross_entropy, three layers", "squared, three layers"])
+def test_a_lowered_preconditioner_is_less_along_the_leading_pairs(name: str, ranks: tuple[int, ...]) -> None:
+    problem = posed(name, "reduced")
+    torch.manual_seed(0)
+    model = LocalModel(problem, random_factors(problem.jacobian, ranks), lowered=True)
+    lam, d = problem.lam, len(model.gradient)
+    P = lam * torch.eye(d).double()
+    for layer, (a, sigma, b) in model.pairs.items():
+        torch.testing.assert_close(model.loss_gradient[layer] @ b, a * sigma)
+        for i, s in enumerate(sigma.tolist()):
+            for c in torch.eye(model.factors[layer][0].shape[1]).double():
+                along = {name: (0 * u, 0 * v) for name, (u, v) in model.factors.items()}
+                along[layer] = torch.outer(a[:, i], c), -torch.outer(b[:, i], c)
+                direction = model.pack(along) / 2**0.5
+                P -= min(s, 0.9 * lam) * torch.outer(direction, direction)
+    assert model.design is not None
+    P += model.design.T @ model.design
+    assert sum(len(sigma) for _, sigma, _ in model.pairs.values())
+    g = torch.randn(d, dtype=torch.float64)
+    torch.testing.assert_close(model.precondition(P @ g), g, rtol=1e-7, atol=1e-8)
+    assert not torch.allclose(LocalModel(problem, model.factors).precondition(P @ g), g)
+
+
+def test_after_every_step_another_point_may_be_taken_and_the_end_said() -> None:
+    problem = posed("squared, three layers", "reduced")
+    start = random_factors(problem.jacobian, (2, 1, 2))
+    seen: list[float] = []
+
+    def between(model: LocalModel, reached: Factors) -> Factors:
+        assert problem.factored_objective(reached) < model.value
+        seen.append(model.value)
+        first = next(iter(reached))
+        u, v = reached[first]
+        return reached | {first: (u[:, :0], v[:, :0])}  # a layer may lose all its columns
+
+    found = newton(problem, start, tolerance=1e-9, between=between)
+    assert len(seen) > 1
+    assert [u.shape[1] for u, _ in found.factors.values()] == [0, 1, 2]
+    assert found.gradient_norm <= 1e-9
+    asked: list[float] = []
+
+    def enough(model: LocalModel) -> bool:
+        asked.append(model.value)
+        return len(asked) == 2
+
+    ended = newton(problem, start, tolerance=1e-9, enough=enough)
+    assert len(asked) == 2
+    assert ended.gradient_norm > 1e-9
+    assert problem.factored_objective(ended.factors) == pytest.approx(asked[-1], rel=1e-12)
+    nothing = newton(problem, start, tolerance=1e-9, between=lambda _, reached: problem.zero())
+    assert not any(u.shape[1] for u, _ in nothing.factors.values())
+
+
+def test_a_step_that_fails_is_shortened_without_further_products() -> None:
+    problem = posed("squared, one output", "reduced")
+    model = LocalModel(problem, random_factors(problem.jacobian))
+    step = newton_module._steihaug(model, 0.1)
+    short = step.shortened(model.gradient)
+    assert step.products > 0
+    assert short.products == 0
+    assert short.size == pytest.approx(step.size / 4)
+    torch.testing.assert_close(short.p, step.p / 4)
+    Hp = model.hessian_product(short.p)
+    assert short.promised == pytest.approx(-float(model.gradient @ short.p + 0.5 * (short.p @ Hp)), rel=1e-9)
+
+
 def test_the_correction_takes_back_what_the_bilinear_term_adds() -> None:
     problem = posed("squared, three layers", "reduced")
     model = LocalModel(problem, random_factors(problem.jacobian, (3, 3, 2)))

@@ -144,6 +144,16 @@ def test_project_takes_coordinates_of_both_sides() -> None:
         close(Jacobian({"": rows.project(None, None)}).dense()[""], before)
 
 
+def test_within_takes_coordinates_in_given_columns(jacobian: Jacobian) -> None:
+    bases = random_factors(jacobian, (2, 0, 3))
+    first = next(iter(bases))
+    inner, blocks = jacobian.within(bases), jacobian.dense()
+    assert list(inner.layers) == list(bases)
+    for name, (A, B) in bases.items():
+        close(inner.dense()[name], A.T @ blocks[name] @ B)
+    assert list(jacobian.within({first: bases[first]}).layers) == [first]
+
+
 def test_to_changes_the_precision_and_says_what_is_held(jacobian: Jacobian, device: torch.device) -> None:
     single = jacobian.to(torch.float32)
     assert (single.dtype, single.device.type) == (torch.float32, device.type)

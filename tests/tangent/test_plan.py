@@ -16,7 +16,10 @@ from tangentlora.models.network import Features, Network, length_of
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
+from tangentlora.tangent.band_products import find_bands
 from tangentlora.tangent.capture import capture
+from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.plan import (
     ProblemShape,
@@ -98,7 +101,7 @@ def test_bounds_hold_and_take_no_pass(kind: str, layers: str, monkeypatch: pytes
 
 def peak_of_allocations(network: Network, batch: Sequence[Features], targets: Sequence[Target]) -> int:
     """Return the most that is allocated while a batch is captured, by torch's own profiler."""
-    (tensors,) = network.batches(batch, len(batch))
+    tensors = network.batch(batch, tuple(range(len(batch))))
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiled:
         kept = capture(network, tensors, targets)
@@ -158,6 +161,22 @@ def test_a_problem_of_the_predicted_shape_holds_as_many_bytes(seed: int) -> None
     assert predicted_peak(shape, block=10**9) == rows
     half = shape.share(2)
     assert half.problem_bytes <= shape.problem_bytes <= 2 * half.problem_bytes
+
+
+def test_a_problem_of_rows_in_bands_holds_an_eighth_of_their_columns() -> None:
+    g = torch.zeros(6, 8, 2, 8, 3)
+    g.diagonal(dim1=1, dim2=3).copy_(torch.randn(6, 2, 3, 8))
+    wide = LayerRows(torch.randn(48, 5), g.reshape(48, 2, 24), torch.full((6,), 8))
+    rows = find_bands(wide)
+    assert rows is not None
+    problem = Problem(Jacobian({"t": rows}), torch.randn(6, 2), torch.arange(6) % 2, CrossEntropy(), 0.1)
+    shape = ProblemShape(6, 2, 1, {"t": 48}, {"t": (24, 5)}, {"t": 8})
+    counts = 2 * rows.counts.nbytes
+    assert shape.tangent_bytes == rows.nbytes - counts // 2
+    contrasted = problem.contrasted.jacobian
+    assert isinstance(contrasted, Jacobian)
+    inputs = 8 * rows.x.numel()  # which the two problems have in common
+    assert shape.problem_bytes == problem.jacobian.nbytes + contrasted.nbytes - inputs - counts
 
 
 def test_a_store_without_a_shard_is_refused(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ from tangentlora.errors import InputError
 from tangentlora.models.network import Network
 from tangentlora.models.targets import Target
 from tangentlora.tangent import store_writer
+from tangentlora.tangent.band_products import BandedRows
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.store import check_shards, load_tangent, open_shards, read_shard, save_tangent
 from tangentlora.tangent.store_writer import ShardEntry, ShardWriter, pack, partial_folder, publish
-from tangentlora.tangent.stored_bands import from_bands, to_bands
+from tangentlora.tangent.stored_bands import from_bands, rows_from_bands, to_bands
 from tangentlora.tangent.tangent import FORMAT, Tangent
 from tiny_networks import NETWORKS
 
@@ -80,6 +81,67 @@ def test_rows_that_need_every_column_and_no_rows_have_no_bands() -> None:
         band, start = to_bands(none)
         assert start is None
         assert torch.equal(band, none)
+
+
+def headed(heads: int, width: int, own: int = 1, n: int = 3) -> Tensor:
+    """Return output-gradients of n examples, `own` rows in the columns of each head."""
+    generator = torch.Generator().manual_seed(heads)
+    g = torch.zeros(n, heads, own, 2, heads, width)
+    for head in range(heads):
+        g[:, head, :, :, head] = torch.randn(n, own, 2, width, generator=generator)
+    return g.reshape(n * heads * own, 2, heads * width)
+
+
+def read_back(g: Tensor, counts: Tensor) -> LayerRows | BandedRows:
+    """Return rows with these output-gradients, as they come out of a store, and assert that they do."""
+    band, start = to_bands(g)
+    assert start is not None
+    rows = rows_from_bands(torch.randn(len(g), 5), band, start, counts, g.shape[2])
+    assert torch.equal(rows.g, g)
+    assert isinstance(rows, LayerRows | BandedRows)
+    return rows
+
+
+@pytest.mark.parametrize(("heads", "width", "own"), [(2, 3, 1), (4, 2, 1), (3, 2, 2)])
+def test_rows_with_their_bands_in_common_stay_in_bands(heads: int, width: int, own: int) -> None:
+    g, counts = headed(heads, width, own), torch.full((3,), heads * own)
+    whole = read_back(g, counts)
+    assert isinstance(whole, BandedRows)
+    assert whole.bands.shape == (heads, 3, own, 2, width)
+    g[0, :, 0] = 0.0  # a run that begins later ends beyond its band, in zeros
+    g[-1] = 0.0
+    narrow = read_back(g, counts)
+    assert isinstance(narrow, BandedRows)
+    assert len(narrow.bands) == heads
+    g[:, :, ::width] = 0.0  # runs narrower than the bands
+    if width > 1:
+        assert isinstance(read_back(g, counts), BandedRows)
+
+
+def test_rows_that_are_stored_as_they_lie_are_not_copied() -> None:
+    band, start = to_bands(headed(4, 2))
+    assert start is not None
+    rows = rows_from_bands(torch.randn(12, 5), band, start, torch.full((3,), 4), 8)
+    assert isinstance(rows, BandedRows)
+    assert rows.bands.untyped_storage().data_ptr() == band.untyped_storage().data_ptr()
+
+
+def test_rows_without_bands_in_common_get_all_their_columns() -> None:
+    g = headed(4, 3)
+    assert isinstance(read_back(g, torch.tensor([4, 4, 4])), BandedRows)
+    assert isinstance(read_back(g, torch.tensor([3, 5, 4])), LayerRows)
+    swapped = g[[1, 0, *range(2, 12)]]
+    two = read_back(swapped, torch.tensor([4, 4, 4]))
+    assert isinstance(two, BandedRows)
+    assert len(two.bands) == 2
+    g[1, 0, :3] = 1.0  # a row that lies in the first two bands
+    joined = read_back(g, torch.tensor([4, 4, 4]))
+    assert isinstance(joined, BandedRows)
+    assert len(joined.bands) == 2
+    g[1, 0, 3:6] = 0.0
+    g[1, 0, -1] = 1.0
+    g[1, 0, :3] = 0.0
+    assert isinstance(read_back(g, torch.tensor([4, 4, 4])), LayerRows)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 300, 2**20])

@@ -17,8 +17,10 @@ from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
 from tangentlora.solvers.solution import Solver, Status
-from tangentlora.tangent import store_writer
+from tangentlora.tangent import shard_passes, store_writer, stored as stored_module
+from tangentlora.tangent.band_products import BandedRows
 from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.store import open_shards, save_tangent
 from tangentlora.tangent.stored import StoredJacobian, in_blocks
 from tangentlora.tangent.tangent import FORMAT, Tangent
@@ -48,7 +50,7 @@ def test_every_product_is_that_of_the_rows_in_memory(
     memory = random_jacobian(seed, dtype=torch.float32)
     f0 = memory.zeros()
     operator = stored(memory, f0, tmp_path / "store", monkeypatch, 64).to(torch.float64)
-    assert len(operator.shards) >= min(2, len(f0))
+    assert len(operator.passes.shards) >= min(2, len(f0))
     memory = memory.to(torch.float64)
     C = torch.randn(2, memory.n_outputs, dtype=torch.float64)
     for ours, theirs in ((operator, memory), (operator.combine_outputs(C), memory.combine_outputs(C))):
@@ -85,6 +87,121 @@ def test_every_product_is_that_of_the_rows_in_memory(
         assert ours.nbytes == sum(8 * (r.x.numel() + r.g.numel()) for r in theirs.layers.values())
 
 
+def headed(n: int, heads: int = 3, width: int = 4) -> Jacobian:
+    """Return a layer of one row an example and one with a row in each of some bands, in float32."""
+    generator = torch.Generator().manual_seed(n)
+    g = torch.zeros(n, heads, 2, heads, width)
+    for head in range(heads):
+        g[:, head, :, head] = torch.randn(n, 2, width, generator=generator)
+    layers = {}
+    for name, rows in (("query", g.sum(1).reshape(n, 2, -1)), ("value", g.reshape(n * heads, 2, -1))):
+        x = torch.randn(len(rows), 7, generator=generator)
+        layers[name] = LayerRows(x, rows, torch.full((n,), len(rows) // n))
+    return Jacobian(layers)
+
+
+def everything(operator: StoredJacobian | Jacobian) -> list[object]:
+    """Return all products of an operator, with arguments that depend on its shapes alone."""
+    torch.manual_seed(0)
+    a, factors = torch.randn_like(operator.zeros()), []
+    for _ in range(2):
+        shapes = operator.shapes.items()
+        factors.append({t: (torch.randn(m, 3).to(a), torch.randn(n, 3).to(a)) for t, (m, n) in shapes})
+    one, other = factors
+    point = operator.at(one)
+    return [
+        operator.forward({t: u @ v.T for t, (u, v) in one.items()}), operator.adjoint(a), point.forward(),
+        point.adjoint(a), point.differential(other),
+        point.curvature(other, lambda z, examples: z * (1 + examples)[:, None]),
+        {t: extent.sizes for t, extent in operator.extents.items()}, operator.select([3, 1, 3]).gram(),
+        operator.gram(), operator.within(one).gram(), operator.within({"value": one["value"]}).forward({}),
+    ]  # fmt: skip
+
+
+@pytest.fixture(params=[1, 2**22], ids=["one example a piece", "one piece"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_PIECE", "_FEWEST"):
+        monkeypatch.setattr(shard_passes, name, request.param)
+    monkeypatch.setattr(stored_module, "LARGE", request.param)
+
+
+@pytest.mark.parametrize("shard_bytes", [1000, 2**20])
+@pytest.mark.usefixtures("pieces")
+def test_bands_stay_bands_from_the_store_to_the_product(
+    shard_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = headed(11)
+    operator = stored(memory, memory.zeros(), tmp_path / "store", monkeypatch, shard_bytes)
+    C, whole = torch.tensor([[1.0, -1.0]]).double(), memory.to(torch.float64)
+    operator = operator.to(torch.float64)
+    expected = [everything(theirs) for theirs in (whole, whole.combine_outputs(C))]
+
+    def refuse(_: BandedRows) -> torch.Tensor:
+        raise AssertionError("all columns of g were made")
+
+    monkeypatch.setattr(BandedRows, "g", property(refuse))
+    for theirs, ours in zip(expected, (operator, operator.combine_outputs(C)), strict=True):
+        torch.testing.assert_close(everything(ours), theirs, rtol=1e-12, atol=1e-12)
+    for _, block in operator.blocks():
+        assert isinstance(block.layers["value"], BandedRows)
+        with pytest.raises(AssertionError, match="all columns"):
+            block.dense()
+
+
+def test_rough_products_are_those_in_float64_to_the_rounding_of_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = headed(9)
+    operator = stored(memory, memory.zeros(), tmp_path / "store", monkeypatch, 1000).to(torch.float64)
+    one, other = (
+        {t: (torch.randn(m, 3).double(), torch.randn(n, 3).double()) for t, (m, n) in memory.shapes.items()}
+        for _ in range(2)
+    )
+    a = torch.randn(9, 2, dtype=torch.float64)
+    exact, rough = operator.at(one), operator.at(one).rough()
+    seen = []
+
+    def weigh(z: torch.Tensor, examples: torch.Tensor) -> torch.Tensor:
+        seen.append(z.dtype)
+        return z * (1 + examples)[:, None]
+
+    for found, expected in (
+        (rough.forward(), exact.forward()),
+        (rough.differential(other), exact.differential(other)),
+        (rough.adjoint(a), exact.adjoint(a)),
+        (rough.curvature(other, weigh), exact.curvature(other, weigh)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # of the same precision, float64
+    assert set(seen) == {torch.float64}
+    assert not torch.equal(rough.forward(), exact.forward())
+    point = memory.to(torch.float64).at(one)
+    assert point.rough() is point  # in memory there is nothing to gain
+
+
+def test_the_sum_does_not_depend_on_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = headed(40)
+    operator = stored(memory, memory.zeros(), tmp_path / "store", monkeypatch, 1000).to(torch.float64)
+    a, before, sums = torch.randn(40, 2).double(), torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            sums.append(operator.adjoint(a)["value"])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*sums)
+
+
+def test_a_shard_that_cannot_be_read_ends_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = headed(30)
+    operator = stored(memory, memory.zeros(), tmp_path / "store", monkeypatch, 1000)
+    threads = torch.get_num_threads()
+    (tmp_path / "store" / operator.passes.shards[-2].file).unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        operator.adjoint(operator.zeros())
+    assert torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_differential_is_the_derivative_of_the_outputs(seed: int) -> None:
     jacobian = random_jacobian(seed)
@@ -116,7 +233,7 @@ def test_solvers_and_certificates_take_it_as_they_take_rows_in_memory(
     assert isinstance(single, Jacobian)
     memory = replace(memory, jacobian=single, f0=memory.f0.float())
     operator = stored(single, memory.f0.float(), tmp_path / "store", monkeypatch, 1000)
-    assert 3 < len(operator.shards) < 30
+    assert 3 < len(operator.passes.shards) < 30
     problem = Problem(operator, memory.f0, memory.y, memory.loss, memory.lam)
     ours, theirs = certify(problem, solver.solve(problem)), certify(memory, solver.solve(memory))
     assert ours.objective == pytest.approx(theirs.objective, rel=agreement)

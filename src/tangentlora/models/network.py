@@ -71,7 +71,8 @@ class Network:
     ) -> Iterator[Batch]:
         """Yield every example once, those of similar length together so that little is spent on padding.
 
-        A batch has `batch_size` examples at most, and fewer where lengths differ much. With `share` (r, p) these are the batches of process r of p, as `dealt_batches` gives them out.
+        A batch has `batch_size` examples at most, and fewer where lengths differ much. With `share` (r, p)
+        these are the batches of process r of p, as `dealt_batches` gives them out.
         """
         rank, count = share
         for index, _ in dealt_batches(features, batch_size, count)[rank]:

@@ -95,7 +95,8 @@ def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
 def leading_eigenpair(gram: Float[Tensor, "q q"]) -> tuple[float, Float[Tensor, " q"]] | None:
     """Return the largest eigenvalue and its vector as Lanczos estimates them, from below and a fixed start.
 
-    None where there are none: for a matrix of zeros, or without convergence.
+    None where there are none: for a matrix of zeros, or where many eigenvalues are nearly the largest, as at
+    an optimum, and Lanczos has not settled by the time that all of them would take.
     """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
@@ -105,8 +106,10 @@ def leading_eigenpair(gram: Float[Tensor, "q q"]) -> tuple[float, Float[Tensor, 
         image: NDArray[np.float64] = (gram @ torch.from_numpy(x.reshape(-1)).to(gram)).cpu().numpy()
         return image
 
+    operator = LinearOperator(gram.shape, times, dtype=np.float64)
+    patience = max(20, len(gram) // 48)  # restarts, of twenty products each
     try:
-        values, vectors = eigsh(LinearOperator(gram.shape, times, dtype=np.float64), 1, which="LA", v0=start)
+        values, vectors = eigsh(operator, 1, which="LA", v0=start, maxiter=patience)
     except ArpackError:
         return None
     return float(values[0]), torch.from_numpy(vectors[:, 0]).to(gram)

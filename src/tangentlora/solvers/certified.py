@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
-from tangentlora.problem.spectral import RANK_TOLERANCE, balance
+from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
+from tangentlora.solvers.core import settled, truncate
+from tangentlora.solvers.leading_pairs import leading_pairs
+from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
-from tangentlora.solvers.spectral_start import spectral_start
-
-_SHARE = 0.2  # of the way to the largest singular value: pairs nearer to λ wait for the next round
 
 
 @dataclass(frozen=True)
@@ -53,63 +53,75 @@ class Certified(Solver):
     ) -> Solution:
         """Return the global optimum; raises InputError for λ = 0, where a minimiser need not exist.
 
-        At `start` Newton's method begins instead of an escape from δ = 0. It changes the cost and not what is
-        proved.
+        At `start` the first round begins instead of at δ = 0. It changes the cost and not what is proved.
         """
         self.check(problem)
         with fitting_threads(problem.contrasted.jacobian):
-            return self._solve(problem, monitor, progress, start)
+            return self._solve(problem, monitor, progress, start or {})
 
-    def _solve(
-        self, problem: Problem, monitor: Monitor | None, progress: bool, start: Factors | None
-    ) -> Solution:
+    def _solve(self, problem: Problem, monitor: Monitor | None, progress: bool, start: Factors) -> Solution:
         inner, span = problem.reduced
-        factors, history, products = inner.zero() | span.lower(start or {}), [], 0
-        escape = not any(u.shape[1] for u, _ in factors.values())
+        factors, history, products = inner.zero() | span.lower(start), [], 0
         goal = 0.1 * self.tolerance  # a margin, since the certificate counts its own rounding in
         best, stalled = float("inf"), False
         with bar(self.max_rounds, "certifying", "round", progress) as shown:
             while True:
-                objective, gap = inner.factored_objective(factors), inner.gap(factors)
+                model = LocalModel(inner, factors)
+                objective, (gap, M) = model.value, _gap(model)
                 history.append(measured(Record(products, objective, gap), span.lift(factors), monitor))
                 risen = not objective < best
                 if gap <= goal * max(1.0, objective) or (risen and stalled) or len(history) > self.max_rounds:
                     break
                 best, stalled = min(best, objective), risen
-                loose = gap > 0.1 * objective and not stalled
-                begin = _escaped(inner, factors) if escape else factors
-                factors, spent = _round(inner, begin, None if loose else 1e-3 * goal)
-                products, escape = products + spent, True
+                factors, spent = _round(model, factors, M, gap, goal)
+                products += spent
                 shown.update()
-        settled = gap <= self.tolerance * max(1.0, objective)
-        status = Status.GLOBAL_OPTIMUM if settled else Status.PRECISION_REACHED
+        reached = gap <= self.tolerance * max(1.0, objective)
+        status = Status.GLOBAL_OPTIMUM if reached else Status.PRECISION_REACHED
         return Solution(problem, span.lift(factors), status, tuple(history), products)
 
 
-def _escaped(problem: Problem, factors: Factors) -> Factors:
-    return spectral_start(problem, factors, 2 * (problem.jacobian.n_outputs + 1), share=_SHARE)
+def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: float) -> tuple[Factors, int]:
+    """Return the factors after an escape and Newton's method, and the Hessian products spent.
 
-
-def _round(problem: Problem, start: Factors, precision: float | None) -> tuple[Factors, int]:
-    """Return the factors after Newton's method and truncation, and the Hessian products spent.
-
-    Newton's method stops at ‖∇F‖ ≤ precision·λ‖(u,v)‖. With None the round is loose: while columns are
-    missing, nothing is gained by converging tightly or by keeping small ones.
+    After every step of Newton's method the core is solved, rough pairs appended, to what the next step can
+    use: about the square of ρ = ‖∇F‖ / λ‖(u,v)‖ where the step began. From ρ ≤ goal^½ on, when one more
+    such step would reach the goal, the gap is asked. Newton's method ends where the gap is within the
+    goal, or has not halved since it was last asked: then it is missing columns that keep it open.
     """
+    problem = model.problem
+    least = 2 * (problem.jacobian.n_outputs + 1)
+    pairs = {
+        name: leading_pairs(M[name], v, problem.lam, max(least, v.shape[1]), exact=True)
+        for name, (_, v) in factors.items()
+    }
+    start = settled(problem, factors, pairs, 0.01 * min(1.0, gap / max(1.0, model.value)))
     unit = problem.lam * (2 * half_squares(start)) ** 0.5
-    result = newton(problem, start, tolerance=(1e-2 if precision is None else precision) * unit)
-    return truncate(result.factors, 1e-4 if precision is None else RANK_TOLERANCE), result.products
+    asked = [float("inf")]
+
+    def between(left: LocalModel, reached: Factors) -> Factors:
+        rho = float(left.gradient.norm()) / unit
+        precision = max(1e-3 * goal, 0.1 * min(0.1 * rho, rho**2))
+        return settled(problem, reached, left.pairs, precision)
+
+    def enough(here: LocalModel) -> bool:
+        if float(here.gradient.norm()) > goal**0.5 * unit:
+            return False
+        asked.append(_gap(here)[0])
+        return asked[-1] <= goal * max(1.0, here.value) or asked[-1] > 0.5 * asked[-2]
+
+    found = newton(problem, start, tolerance=1e-3 * goal * unit, between=between, enough=enough)
+    return truncate(found.factors, RANK_TOLERANCE), found.products
 
 
-def truncate(factors: Factors, tolerance: float) -> Factors:
-    """Balance every layer and drop the singular values below `tolerance` times the largest of all layers."""
-    balanced = {name: balance(u, v) for name, (u, v) in factors.items()}
-    largest = max((float(u.square().sum(0).max()) for u, _ in balanced.values() if u.shape[1]), default=0.0)
-    return {name: _heavier(pair, tolerance * largest) for name, pair in balanced.items()}
+def _gap(model: LocalModel) -> tuple[float, Blocks]:
+    """Return the gap as `Problem.gap` has it, and every M_t.
 
-
-def _heavier(pair: tuple[Tensor, Tensor], floor: float) -> tuple[Tensor, Tensor]:
-    """Return the columns of balanced factors whose singular value is above `floor`."""
-    u, v = pair
-    keep = u.square().sum(0) > floor
-    return u[:, keep], v[:, keep]
+    ‖M_t‖₂ comes from all singular values: at the optimum the largest are equal, and Lanczos is slow there.
+    """
+    problem, a = model.problem, model.problem.dual_point(model.z)
+    M = problem.jacobian.adjoint(a)
+    norm = max(float(torch.linalg.svdvals(block)[:1].sum()) for block in M.values())
+    s = 1.0 if norm <= problem.lam else problem.lam / norm
+    conjugate = float(problem.loss.conjugate(len(a) * s * a, problem.y).mean())
+    return model.value - (s * float((a * problem.f0).sum()) - conjugate), M

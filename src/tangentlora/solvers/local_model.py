@@ -22,21 +22,26 @@ from torch import Tensor
 from tangentlora.blocks import Blocks, Factors, pack, unpack
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.solvers.design import design_matrix, loss_root
+from tangentlora.solvers.leading_pairs import leading_pairs
 from tangentlora.tangent.jacobian import FactoredPoint
 
 _DESIGN_LIMIT = 2**22  # entries of A that are kept; to build more costs more than it saves
 _FACTOR_LIMIT = 1024  # the largest matrix that the preconditioner factors
+_LOWEST = 0.1  # of λ: what the preconditioner leaves along a pair at λ; with less, rounding drowns it
 
 
 class LocalModel:
     """F at factors (u, v): the value at once; gradient, products and preconditioner when first asked for.
 
     Directions are stacked into vectors, layer by layer; a layer of rank zero has no entries. With `formed`
-    products use M_t as a matrix, which pays from about ten products on; else the rows of the Jacobian.
+    products use M_t as a matrix, which pays from about ten products on; else the rows of the Jacobian. With
+    `lowered` the preconditioner knows the leading pairs of M_t too, which pays near a stationary point.
     """
 
-    def __init__(self, problem: Problem, factors: Factors, *, formed: bool = True) -> None:
-        self.problem, self.formed = problem, formed
+    def __init__(
+        self, problem: Problem, factors: Factors, *, formed: bool = True, lowered: bool = False
+    ) -> None:
+        self.problem, self.formed, self.lowered = problem, formed, lowered
         self.factors = {name: (u, v) for name, (u, v) in factors.items() if u.shape[1]}
         self._point = problem.jacobian.at(self.factors)
         self.z = problem.f0 + self._point.forward()
@@ -50,6 +55,15 @@ class LocalModel:
     def loss_gradient(self) -> Blocks:
         """M_t = ∇L̂ with respect to δ_t, (m,n), for the layers whose rank is not zero."""
         return self.problem.jacobian.adjoint(self._dual, list(self.factors))
+
+    @cached_property
+    def pairs(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Rough singular pairs (a, σ, b) of each M_t with σ > λ/2: those at λ and as many more."""
+        least, floor = 2 * (self.problem.jacobian.n_outputs + 1), 0.5 * self.problem.lam
+        return {
+            name: leading_pairs(M, v, floor, v.shape[1] + max(least, v.shape[1]))
+            for (name, M), (_, v) in zip(self.loss_gradient.items(), self.factors.values(), strict=True)
+        }
 
     @cached_property
     def gradient(self) -> Float[Tensor, " d"]:
@@ -87,7 +101,7 @@ class LocalModel:
         else:
             cross = self.problem.jacobian.at(pairs).adjoint(self._dual)
         A = self.design
-        fit = self.pack(self._point.curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
+        fit = self.pack(self._point.rough().curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
         return fit + self.pack(cross) + self.problem.lam * d
 
     @cached_property
@@ -102,9 +116,13 @@ class LocalModel:
         return design_matrix(jacobian.at(self.factors), self._root(self.z[index], self.problem.y[index]))
 
     @cached_property
+    def _stretched_sample(self) -> Float[Tensor, "s d"]:
+        return self._stretched(self._sampled) if self.lowered else self._sampled
+
+    @cached_property
     def _cholesky(self) -> Float[Tensor, "s s"]:
         """The factor of λI + AᵀA or of λI + AAᵀ, whichever is smaller."""
-        A = self._sampled
+        A = self._stretched_sample
         gram = A.T @ A if A.shape[1] <= A.shape[0] else A @ A.T
         shift = self.problem.lam
         while True:
@@ -115,13 +133,38 @@ class LocalModel:
                 return factor
             shift = max(10 * shift, 1e-15 * float(gram.diagonal().max()))
 
+    def _stretched(self, rows: Float[Tensor, "s d"]) -> Float[Tensor, "s d"]:
+        """Return the rows times (P₀/λ)^(-½), P₀ = λI but for λ − σ, at least 0.1 λ, where M_t takes σ away.
+
+        Along the directions (a cᵀ, −b cᵀ) of a singular pair (a, σ, b) it does so.
+        """
+        result, start = rows.clone(), 0
+        for name, (u, v) in self.factors.items():
+            (m, r), n = u.shape, len(v)
+            a, sigma, b = self.pairs[name]
+            U = result[:, start : start + m * r].view(len(rows), m, r)
+            V = result[:, start + m * r : start + (m + n) * r].view(len(rows), n, r)
+            weight = (1 - sigma / self.problem.lam).clamp(min=_LOWEST).rsqrt() - 1
+            along = 0.5 * weight.unsqueeze(1) * (a.T @ U - b.T @ V)
+            U += a @ along
+            V -= b @ along
+            start += (m + n) * r
+        return result
+
     def precondition(self, g: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return P⁻¹g, P = λI + AᵀA: the Hessian but for M, which knows the scales of the data and of λ.
 
         Where A is too large to factor it is that of a sample of the examples, whose mean curvature stands
-        for that of all.
+        for that of all. Where the model is `lowered`, λI is less along the leading pairs of M.
         """
-        A, factor = self._sampled, self._cholesky
+        if not self.lowered:
+            return self._inverse(g)
+        stretched = self._stretched(g.unsqueeze(0)).squeeze(0)
+        return self._stretched(self._inverse(stretched).unsqueeze(0)).squeeze(0)
+
+    def _inverse(self, g: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """Return (λI + AᵀA)⁻¹g for the stretched A."""
+        A, factor = self._stretched_sample, self._cholesky
         if len(factor) == len(g):
             return torch.cholesky_solve(g.unsqueeze(1), factor).squeeze(1)
         inner = torch.cholesky_solve((A @ g).unsqueeze(1), factor).squeeze(1)
@@ -140,6 +183,7 @@ class LocalModel:
             self.problem,
             {name: (u + pairs[name][0], v + pairs[name][1]) for name, (u, v) in self.factors.items()},
             formed=self.formed,
+            lowered=self.lowered,
         )
 
     def pack(self, factors: Factors) -> Float[Tensor, " d"]:

@@ -8,6 +8,7 @@ Derived; docs/theory.md, "Newton's method".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,39 +32,56 @@ class NewtonResult:
 
 
 def newton(
-    problem: Problem, factors: Factors, *, tolerance: float, max_steps: int = 60, max_products: int = 4000
+    problem: Problem,
+    factors: Factors,
+    *,
+    tolerance: float,
+    max_steps: int = 60,
+    max_products: int = 4000,
+    between: Callable[[LocalModel, Factors], Factors] | None = None,
+    enough: Callable[[LocalModel], bool] | None = None,
 ) -> NewtonResult:
     """Minimise F from `factors` until ‖∇F‖ ≤ tolerance, by steps that a trust region keeps descending.
 
-    Ends early where the model promises less than rounding can show. F never rises by more than rounding, and
-    layers of rank zero stay so.
+    Ends early where the model promises less than rounding can show, or where after a step `enough` says so.
+    F never rises by more than rounding, and layers of rank zero stay so. `between` is asked after every step
+    with the model where it began and the factors where it ended, and returns those to go on from.
     """
-    model = LocalModel(problem, factors)
+    model = LocalModel(problem, factors, lowered=True)
     if not model.factors:
         return NewtonResult(factors, 0.0, 0)
     radius = max(float(model.gradient @ model.precondition(model.gradient)), 0.0) ** 0.5  # the size of −P⁻¹∇F
-    products = 0
+    products, step = 0, None
     for _ in range(max_steps):
         norm = float(model.gradient.norm())
-        if norm <= tolerance or products >= max_products:
+        if norm <= tolerance or products >= max_products or not model.factors:
             break
-        step = _steihaug(model, radius)
-        products += step.products
+        if step is None:
+            if products and enough is not None and enough(model):
+                break
+            step = _steihaug(model, radius)
+            products += step.products
         trial = _corrected(model, step)
         gained = model.value - trial.value
         if step.promised <= _ROUNDING * max(1.0, abs(model.value)):
             # below what F can resolve the gradient still can: accept a step that shrinks it, or stop
             if not float(trial.gradient.norm()) < 0.5 * norm:
                 break
-            model = trial
+            model, step = trial, None
             continue
         ratio = gained / step.promised
         if not ratio >= 0.25:
             radius = 0.25 * step.size
         elif ratio > 0.75 and step.size > 0.8 * radius:
             radius = 2 * radius
-        if ratio > 1e-4:
-            model = trial
+        if not ratio > 1e-4:
+            step = step.shortened(model.gradient)
+            continue
+        step, factors = None, factors | trial.factors
+        if between is not None:
+            factors = between(model, factors)
+            trial = LocalModel(problem, factors, lowered=True)
+        model = trial
     return NewtonResult(factors | model.factors, float(model.gradient.norm()), products)
 
 
@@ -72,9 +90,20 @@ class _Step:
     """A step p, its P-norm, the decrease −(gᵀp + ½pᵀHp) that it promises, and the products it took."""
 
     p: Float[Tensor, " d"]
+    Hp: Float[Tensor, " d"]
     size: float
     promised: float
     products: int
+
+    def shortened(self, g: Float[Tensor, " d"]) -> _Step:
+        """Return a quarter of the step, which costs no products."""
+        return _step(g, 0.25 * self.p, 0.25 * self.Hp, 0.25 * self.size, 0)
+
+
+def _step(
+    g: Float[Tensor, " d"], p: Float[Tensor, " d"], Hp: Float[Tensor, " d"], size: float, products: int
+) -> _Step:
+    return _Step(p, Hp, size, -float(g @ p + 0.5 * (p @ Hp)), products)
 
 
 def _steihaug(model: LocalModel, radius: float) -> _Step:
@@ -109,7 +138,7 @@ def _steihaug(model: LocalModel, radius: float) -> _Step:
         beta = fresh / square
         d, pd, dd = -y + beta * d, beta * (pd + alpha * dd), fresh + beta**2 * dd
         square = fresh
-    return _Step(p, pp**0.5, -float(g @ p + 0.5 * (p @ Hp)), products)
+    return _step(g, p, Hp, pp**0.5, products)
 
 
 def _corrected(model: LocalModel, step: _Step) -> LocalModel:

@@ -22,7 +22,8 @@ from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
-from tangentlora.solvers.certified import Certified, truncate
+from tangentlora.solvers.certified import Certified
+from tangentlora.solvers.core import truncate
 from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.solution import Record, Solution, Status

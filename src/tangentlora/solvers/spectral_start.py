@@ -8,10 +8,8 @@ from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 
 
-def spectral_start(problem: Problem, factors: Factors, most: int, share: float = 0.0) -> Factors:
+def spectral_start(problem: Problem, factors: Factors, most: int | None = None) -> Factors:
     """Append √τ(−a, b) for the singular pairs (a, b) of M_t above λ: at most `most` per layer, one τ for all.
-
-    `share` leaves out the pairs nearer to λ than this share of the way to the largest σ of all layers.
 
     With σ₁(M_t) > λ, F falls by τ(σ₁ − λ) − O(τ²), so a step exists unless M_t is feasible everywhere.
     Then, and where the fall is lost in rounding, nothing is appended. From δ = 0 this is the spectral
@@ -20,11 +18,10 @@ def spectral_start(problem: Problem, factors: Factors, most: int, share: float =
     """
     M = problem.jacobian.adjoint(problem.dual_point(problem.outputs(factors)))
     decomposed = {name: torch.linalg.svd(matrix, full_matrices=False) for name, matrix in M.items()}
-    largest = max(float(sigma[:1].sum()) for _, sigma, _ in decomposed.values())
-    threshold = problem.lam + share * max(0.0, largest - problem.lam)
     pairs: Factors = {}
     for name, (left, sigma, right) in decomposed.items():
-        r = min(int((sigma > threshold).sum()), most)
+        r = int((sigma > problem.lam).sum())
+        r = r if most is None else min(r, most)
         weight = (1 - problem.lam / sigma[:r]).sqrt()
         pairs[name] = (-left[:, :r] * weight, right[:r].T * weight)
     if not any(u.shape[1] for u, _ in pairs.values()):

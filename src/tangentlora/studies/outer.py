@@ -22,7 +22,7 @@ from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
 from tangentlora.progress import bar
-from tangentlora.solvers.certified import truncate
+from tangentlora.solvers.core import truncate
 from tangentlora.solvers.solution import Solver
 from tangentlora.studies.outer_descent import descended
 from tangentlora.studies.outer_network import RealNetwork

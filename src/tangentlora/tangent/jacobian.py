@@ -20,9 +20,11 @@ from torch import Tensor
 
 from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
+from tangentlora.tangent.band_products import BandedRows, in_bands
 from tangentlora.tangent.gram import cross_gram
 from tangentlora.tangent.layer_rows import LayerRows, product
 from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh
+from tangentlora.tangent.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,7 @@ class FactoredPoint(Point):
 
     def moved_by_u(self, name: str) -> Float[Tensor, "N K m r"]:
         """Return J_ik v of one layer: a change U of u moves the outputs by ⟨J_ik v, U⟩."""
-        rows, xv = self.jacobian.layers[name], self.xv[name]
-        return rows.summed(rows.g.flatten(1), xv).reshape(len(rows.counts), *rows.g.shape[1:], xv.shape[1])
+        return self.jacobian.layers[name].pull_each(self.xv[name])
 
     def moved_by_v(self, name: str) -> Float[Tensor, "N K n r"]:
         """Return J_ikᵀ u of one layer: a change V of v moves the outputs by ⟨J_ikᵀ u, V⟩."""
@@ -85,7 +86,7 @@ class Jacobian(Operator):
     Source: Jang, Lee, Ryu 2024, section 2; the row form is derived in docs/theory.md.
     """
 
-    layers: Mapping[str, LayerRows]
+    layers: Mapping[str, Rows]
 
     @property
     def n_examples(self) -> int:
@@ -93,7 +94,7 @@ class Jacobian(Operator):
 
     @property
     def n_outputs(self) -> int:
-        return next(iter(self.layers.values())).g.shape[1]
+        return next(iter(self.layers.values())).n_outputs
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -103,7 +104,7 @@ class Jacobian(Operator):
     @property
     def nbytes(self) -> int:
         """Bytes held; the dense Jacobian would hold N·K·Σ m·n numbers."""
-        return sum(r.x.nbytes + r.g.nbytes + r.counts.nbytes for r in self.layers.values())
+        return sum(rows.nbytes for rows in self.layers.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,7 +124,7 @@ class Jacobian(Operator):
 
     def is_finite(self) -> bool:
         """Return whether every number is finite."""
-        parts = (w for rows in self.layers.values() for w in (rows.x, rows.g) if w.numel())
+        parts = (w for rows in self.layers.values() for w in (rows.x, rows.held) if w.numel())
         # a NaN is the least and the largest of all, and no mask of the rows' size is made
         return all(bool(torch.isfinite(torch.stack(torch.aminmax(w))).all()) for w in parts)
 
@@ -132,7 +133,7 @@ class Jacobian(Operator):
         total = self.zeros()
         for name, update in delta.items():
             rows = self.layers[name]
-            total += rows.per_example(torch.bmm(rows.g, (rows.x @ update.T).unsqueeze(2)).squeeze(2))
+            total += rows.per_example(rows.inner(update))
         return total
 
     def adjoint(self, a: Float[Tensor, "N K"], names: Sequence[str] | None = None) -> Blocks:
@@ -142,15 +143,7 @@ class Jacobian(Operator):
 
     def adjoint_products(self, a: Float[Tensor, "N K"]) -> dict[str, Products]:
         """Return the products with each M_t = Σ_ρ ĝ_ρ x_ρᵀ and M_tᵀ, by way of the rows."""
-
-        def products(rows: LayerRows) -> Products:
-            if rows.bands is not None:
-                M = rows.pull(a, rows.x)
-                return (lambda V: M @ V, lambda U: M.T @ U)
-            g, x = rows.weighted(a), rows.x
-            return (lambda V: product(g.T, product(x, V)), lambda U: product(x.T, product(g, U)))
-
-        return {name: products(rows) for name, rows in self.layers.items()}
+        return {name: rows.products(a) for name, rows in self.layers.items()}
 
     def at(self, factors: Factors) -> FactoredPoint:
         """Return the products with (u, v) from which both J(uvᵀ) and (Mv, Mᵀu) are cheap.
@@ -162,6 +155,27 @@ class Jacobian(Operator):
             {name: product(self.layers[name].x, v) for name, (_, v) in factors.items()},
             {name: self.layers[name].times(u) for name, (u, _) in factors.items()},
         )
+
+    def within(self, bases: Factors) -> Jacobian:
+        """Return the Jacobian in the coordinates AᵀδB of a few columns (A_t, B_t): rows (g_ρkᵀA, x_ρᵀB).
+
+        Layers that `bases` lacks are left out.
+        """
+        point = self.at(bases)
+        return Jacobian({t: LayerRows(xv, point.gu[t], self.layers[t].counts) for t, xv in point.xv.items()})
+
+    def along(self, factors: Factors, d: Factors) -> tuple[FactoredPoint, Float[Tensor, "N K"]]:
+        """Return the operator at (u, v) and its differential J(U vᵀ + u Vᵀ) along d = (U, V), (N,K).
+
+        Both come from one product of the rows with [v, V] and one with [u, U].
+        """
+        both = {name: _beside(pair, d[name]) for name, pair in factors.items()}
+        wide = self.at(both)
+        ranks = {name: u.shape[1] for name, (u, _) in factors.items()}
+        xv = {name: wide.xv[name][:, :r] for name, r in ranks.items()}
+        gu = {name: wide.gu[name][..., :r] for name, r in ranks.items()}
+        crossed = {name: wide.gu[name].roll(-r, 2) for name, r in ranks.items()}  # [gᵀU, gᵀu]
+        return FactoredPoint(self, xv, gu), replace(wide, gu=crossed).forward()
 
     def gram(self) -> Float[Tensor, "NK NK"]:
         """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
@@ -180,7 +194,7 @@ class Jacobian(Operator):
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> Jacobian:
         """Return the Jacobian of the outputs z ↦ C z, such as the contrasts of a softmax."""
         C = C.to(self.device, self.dtype)
-        return self._map(lambda rows: replace(rows, g=torch.matmul(C, rows.g)))
+        return self._map(lambda rows: in_bands(rows).combined(C))
 
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:
         """Return the Jacobian of the examples `index`, in that order."""
@@ -192,13 +206,9 @@ class Jacobian(Operator):
         return Jacobian({name: self.layers[name] for name in names})
 
     def _converted(self, dtype: torch.dtype, where: torch.device) -> Jacobian:
-        layers = {
-            name: LayerRows(rows.x.to(where, dtype), rows.g.to(where, dtype), rows.counts.to(where))
-            for name, rows in self.layers.items()
-        }
-        return replace(self, layers=layers)
+        return self._map(lambda rows: in_bands(rows).converted(dtype, where))
 
-    def _map(self, change: Callable[[LayerRows], LayerRows]) -> Jacobian:
+    def _map(self, change: Callable[[Rows], Rows]) -> Jacobian:
         return Jacobian({name: change(rows) for name, rows in self.layers.items()})
 
 
@@ -214,13 +224,22 @@ def in_memory(operator: Operator, what: str) -> Jacobian:
 
 def concatenate(parts: Sequence[Jacobian]) -> Jacobian:
     """Return the Jacobian of all the parts' examples, one part after the other."""
-    return Jacobian(
-        {
-            name: LayerRows(
-                torch.cat([part.layers[name].x for part in parts]),
-                torch.cat([part.layers[name].g for part in parts]),
-                torch.cat([part.layers[name].counts for part in parts]),
-            )
-            for name in parts[0].layers
-        }
-    )
+    return Jacobian({name: _stacked([part.layers[name] for part in parts]) for name in parts[0].layers})
+
+
+def _stacked(parts: Sequence[Rows]) -> Rows:
+    """Return the rows of all parts; in bands where all of them have the same."""
+    x, counts = torch.cat([part.x for part in parts]), torch.cat([part.counts for part in parts])
+    banded = [part.bands for part in parts if isinstance(part, BandedRows)]
+    alike = {(band.shape[0], *band.shape[2:]) for band in banded}
+    if len(banded) == len(parts) and len(alike) == 1:
+        return BandedRows(x, torch.cat(banded, 1), counts)
+    return LayerRows(x, torch.cat([part.g for part in parts]), counts)
+
+
+def _beside(
+    one: tuple[Float[Tensor, "m r"], Float[Tensor, "n r"]],
+    other: tuple[Float[Tensor, "m s"], Float[Tensor, "n s"]],
+) -> tuple[Float[Tensor, "m t"], Float[Tensor, "n t"]]:
+    """Return the columns of one pair of factors and then those of the other."""
+    return torch.cat([one[0], other[0]], 1), torch.cat([one[1], other[1]], 1)

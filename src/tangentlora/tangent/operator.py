@@ -61,6 +61,14 @@ class Point(abc.ABC):
     def curvature(self, d: Factors, weigh: Weigh) -> Factors:
         """Return the adjoint of weigh(differential(d)): a Gauss-Newton product, in one pass over the rows."""
 
+    def rough(self) -> Point:
+        """Return the same whose products may be rounded to float32, where that is less work.
+
+        What goes in and comes out stays in float64. It is for steps that are checked afterwards, as those of
+        conjugate gradients inside a Newton step are, never for a value, a gradient or a certificate.
+        """
+        return self
+
 
 AnyOperator = TypeVar("AnyOperator", bound="Operator")
 
@@ -129,6 +137,13 @@ class Operator(abc.ABC):
     @abc.abstractmethod
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:
         """Return the rows of few examples, in that order, in memory."""
+
+    @abc.abstractmethod
+    def within(self, bases: Factors) -> Jacobian:
+        """Return the Jacobian in the coordinates AᵀδB of a few columns (A_t, B_t): rows (g_ρkᵀA, x_ρᵀB).
+
+        Its rows are in memory, of every process. Layers that `bases` lacks are left out.
+        """
 
     @abc.abstractmethod
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> Operator:

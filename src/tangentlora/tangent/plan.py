@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,33 +20,41 @@ from tangentlora.tangent.store import open_shards
 
 @dataclass(frozen=True)
 class ProblemShape:
-    """What the memory of a solver depends on: N, K outputs, K' contrasts, and R_t rows of (m,n) by layer."""
+    """What the memory of a solver depends on: N, K outputs, K' contrasts, and R_t rows of (m,n) by layer.
+
+    `bands` has in how many bands of columns a layer's rows lie, H_t; a layer that it lacks has all columns.
+    """
 
     examples: int
     outputs: int
     contrasts: int
     rows: Mapping[str, int]
     shapes: Mapping[str, tuple[int, int]]
+    bands: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> dict[str, int]:
+        """The numbers of g that are held of each layer for one output, R_t m/H_t."""
+        return {t: count * self.shapes[t][0] // self.bands.get(t, 1) for t, count in self.rows.items()}
 
     @property
     def tangent_bytes(self) -> int:
-        """Bytes of the rows as they are read, in float32: 4 Σ_t R_t (n + K m)."""
-        return 4 * self._entries(self.outputs)
+        """Bytes of the rows as they are read, in float32: 4 Σ_t R_t (n + K m/H_t)."""
+        return 4 * self._numbers(self.outputs)
 
     @property
     def problem_bytes(self) -> int:
         """Bytes of the rows of a problem, in float64: those of K outputs, and the g of K' contrasts."""
-        return 8 * self._entries(self.outputs) + 8 * (self._entries(self.contrasts) - self._entries(0))
+        return 8 * self._numbers(self.outputs) + 8 * (self._numbers(self.contrasts) - self._numbers(0))
 
     def share(self, count: int) -> ProblemShape:
         """Return the shape of what one of so many processes holds."""
         rows = {name: math.ceil(number / count) for name, number in self.rows.items()}
         return replace(self, examples=math.ceil(self.examples / count), rows=rows)
 
-    def _entries(self, outputs: int) -> int:
-        return sum(
-            count * (self.shapes[t][1] + outputs * self.shapes[t][0]) for t, count in self.rows.items()
-        )
+    def _numbers(self, outputs: int) -> int:
+        inputs = sum(count * self.shapes[t][1] for t, count in self.rows.items())
+        return inputs + outputs * sum(self.entries.values())
 
 
 def predicted_peak(

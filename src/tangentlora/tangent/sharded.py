@@ -163,6 +163,10 @@ class ShardedJacobian(Operator):
             {name: LayerRows(filled[2 * t], filled[2 * t + 1], counts[t]) for t, name in enumerate(own)}
         )
 
+    def within(self, bases: Factors) -> Jacobian:
+        """Return the Jacobian in the coordinates AᵀδB of a few columns, in the memory of every process."""
+        return replace(self, local=self.local.within(bases)).select(range(self.size))
+
     def combine_outputs(self, C: Float[Tensor, "J K"]) -> ShardedJacobian:
         """Return the operator of the outputs z ↦ C z, such as the contrasts of a softmax."""
         return ShardedJacobian(self.local.combine_outputs(C), self.index, self.size)
@@ -203,6 +207,10 @@ class ShardedPoint(Point):
         index = self.jacobian.index
         own = self.local.curvature(d, lambda z, examples: weigh(z, index[examples]))
         return _summed(own, "curvature", [self.mark, _mark(d)])
+
+    def rough(self) -> ShardedPoint:
+        """Return the point whose products may be rounded to float32 in every process."""
+        return replace(self, local=self.local.rough())
 
 
 def _mark(factors: Factors) -> str:

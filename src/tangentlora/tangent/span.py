@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
+from tangentlora.tangent.band_products import in_bands
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import product
 from tangentlora.tangent.operator import Operator
+from tangentlora.tangent.rows import orthonormal
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +48,16 @@ def restrict(jacobian: Operator) -> tuple[Operator, Span]:
     """Return the Jacobian in span coordinates, AᵀJB, and the span that lifts answers back.
 
     A side is restricted where its vectors are fewer than its dimension. The basis comes from a QR
-    factorisation of all of them, so no rank has to be guessed and nothing is lost but rounding. Rows that
-    are not in memory are many: they span everything, and stay as they are.
+    factorisation of all of them, so no rank has to be guessed and nothing is lost but rounding. Rows in bands
+    stay so: their columns' span is the direct sum of the bands'. Rows that are not in memory are many: they
+    span everything, and stay as they are.
     """
     if not isinstance(jacobian, Jacobian):
         return jacobian, whole(jacobian)
-    columns = {name: _basis(rows.g.flatten(0, 1)) for name, rows in jacobian.layers.items()}
-    rows_of = {name: _basis(rows.x) for name, rows in jacobian.layers.items()}
-    reduced = {name: rows.project(rows_of[name], columns[name]) for name, rows in jacobian.layers.items()}
+    layers = {name: in_bands(rows) for name, rows in jacobian.layers.items()}
+    columns = {name: rows.column_basis() for name, rows in layers.items()}
+    rows_of = {name: orthonormal(rows.x) for name, rows in layers.items()}
+    reduced = {name: rows.project(rows_of[name], columns[name]) for name, rows in layers.items()}
     return Jacobian(reduced), Span(columns, rows_of)
 
 
@@ -81,15 +85,8 @@ def widen(jacobian: Operator, span: Span, v: Mapping[str, Float[Tensor, "_n _r"]
             # Householder's Q has orthonormal columns whatever v adds, and its first q span those of B
             added = torch.linalg.qr(torch.cat([basis, v[name]], 1)).Q[:, q:]
             bases[name] = torch.cat([basis, added], 1)
-            layers[name] = replace(rows, x=torch.nn.functional.pad(rows.x, (0, added.shape[1])))
+            layers[name] = rows.with_inputs(torch.nn.functional.pad(rows.x, (0, added.shape[1])))
     return Jacobian(layers), Span(span.columns, bases)
-
-
-def _basis(vectors: Float[Tensor, "R d"]) -> Float[Tensor, "d R"] | None:
-    if vectors.shape[0] >= vectors.shape[1]:
-        return None
-    basis: Tensor = torch.linalg.qr(vectors.T, mode="reduced").Q
-    return basis
 
 
 def _apply(basis: Tensor | None, matrix: Tensor) -> Tensor:

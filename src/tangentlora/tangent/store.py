@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from tangentlora.errors import InputError
 from tangentlora.models.targets import Target
+from tangentlora.tangent.band_products import unfolded
 from tangentlora.tangent.jacobian import Jacobian, concatenate, in_memory
 from tangentlora.tangent.layer_rows import LayerRows
+from tangentlora.tangent.rows import Rows
 from tangentlora.tangent.store_writer import (
     MANIFEST,
     ShardEntry,
@@ -23,7 +25,7 @@ from tangentlora.tangent.store_writer import (
     partial_folder,
     publish,
 )
-from tangentlora.tangent.stored_bands import from_bands
+from tangentlora.tangent.stored_bands import rows_from_bands
 from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
 
 _ENTRY = {"file", "examples", "sha256", "bytes", "shared"}
@@ -59,39 +61,36 @@ def load_tangent(folder: Path) -> Tangent:
     position = index.argsort()
     if not torch.equal(index[position], torch.arange(len(index))):
         raise _damaged(folder, "its shards do not hold every example once")
-    layers: dict[str, LayerRows] = {}
+    layers: dict[str, Rows] = {}
     for target in targets:  # one at a time: what is read is held twice while it is put in order
         parts = [Jacobian(read_shard(folder, shard, (target,))[2]) for shard in shards]
-        layers |= concatenate(parts).select(position).layers
+        layers[target.name] = unfolded(concatenate(parts).select(position).layers[target.name])
     f0 = torch.cat([part[1] for part in read])[position]
     return Tangent(f0, Jacobian(layers), targets, read_manifest(folder)["identity"], folder)
 
 
 def read_shard(
-    folder: Path,
-    shard: ShardEntry,
-    targets: Sequence[Target],
-    change: Callable[[Float[Tensor, "R K w"]], Float[Tensor, "R J w"]] | None = None,
-) -> tuple[Int[Tensor, " E"], Float[Tensor, "E K"], dict[str, LayerRows]]:
+    folder: Path, shard: ShardEntry, targets: Sequence[Target]
+) -> tuple[Int[Tensor, " E"], Float[Tensor, "E K"], dict[str, Rows]]:
     """Return the numbers of a shard's examples, their f0 (E,K) and the rows of the targets asked for.
 
-    The file is mapped into memory and only what is asked for is read. `change` is applied to the
-    output-gradients while they are bands, such as a combination of outputs. Raises InputError where it
-    cannot be read or lacks a target.
+    The file is mapped into memory: its numbers are read when they are first used, and where the rows lie in
+    bands only these are. Raises InputError where it cannot be read or lacks a target.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(folder / shard.file, framework="pt") as file:
             names = set(file.keys())
-            layers = {}
+            layers: dict[str, Rows] = {}
             for target in targets:
-                g = file.get_tensor(f"{target.name}/g")
-                g = g if change is None else change(g)
-                if f"{target.name}/start" in names:
-                    g = from_bands(g, file.get_tensor(f"{target.name}/start"), target.shape[0])
+                g, counts = (file.get_tensor(f"{target.name}/{part}") for part in ("g", "counts"))
                 x = file.get_tensor(f"{shard.shared.get(target.name, target.name)}/x")
-                layers[target.name] = LayerRows(x, g, file.get_tensor(f"{target.name}/counts"))
+                if f"{target.name}/start" in names:
+                    start = file.get_tensor(f"{target.name}/start")
+                    layers[target.name] = rows_from_bands(x, g, start, counts, target.shape[0])
+                else:
+                    layers[target.name] = LayerRows(x, g, counts)
             return file.get_tensor("index"), file.get_tensor("f0"), layers
     except (OSError, SafetensorError) as error:
         raise _damaged(folder, f"{shard.file} cannot be read ({error})") from error

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.layer_rows import LayerRows
+from tangentlora.tangent.rows import Rows
 from tangentlora.tangent.stored_bands import to_bands
 from tangentlora.tangent.tangent import key_of
 
@@ -54,9 +54,7 @@ class ShardWriter:
         self._held: list[tuple[Tensor, Tensor, Jacobian]] = []
         self._held_bytes = 0
 
-    def add(
-        self, index: Int[Tensor, " B"], f0: Float[Tensor, "B K"], layers: Mapping[str, LayerRows]
-    ) -> None:
+    def add(self, index: Int[Tensor, " B"], f0: Float[Tensor, "B K"], layers: Mapping[str, Rows]) -> None:
         """Take outputs and rows of the examples `index`, and write every shard that is full by then."""
         part, start = (index, f0, Jacobian(layers)), 0
         for stop, size in enumerate(_sizes(layers)):
@@ -95,7 +93,7 @@ class ShardWriter:
         )
 
 
-def pack(layers: Mapping[str, LayerRows]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def pack(layers: Mapping[str, Rows]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return rows as they are stored, tensors by name, and the layers that have the x of an earlier one.
 
     `LAYER/x` (R,n), `LAYER/counts`, `LAYER/g` (R,K,w) and, where w < m, `LAYER/start` (R).
@@ -116,9 +114,9 @@ def pack(layers: Mapping[str, LayerRows]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, shared
 
 
-def _sizes(layers: Mapping[str, LayerRows]) -> list[int]:
+def _sizes(layers: Mapping[str, Rows]) -> list[int]:
     """Return the bytes in memory of each example's rows."""
-    per_row = {name: 4 * (rows.shape[1] + rows.g.shape[1] * rows.shape[0]) for name, rows in layers.items()}
+    per_row = {name: 4 * (rows.shape[1] + rows.n_outputs * rows.shape[0]) for name, rows in layers.items()}
     total = torch.stack([rows.counts * per_row[name] for name, rows in layers.items()]).sum(0)
     sizes: list[int] = total.tolist()
     return sizes

@@ -21,7 +21,7 @@ from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import capture
 from tangentlora.tangent.compress import compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.plan import Rates, padded_tokens
+from tangentlora.tangent.plan import Rates
 from tangentlora.tangent.store_writer import SHARD_BYTES, pack
 
 _SHARE = 1 / 64
@@ -77,7 +77,7 @@ def _try(network: Network, features: Sequence[Features], targets: Sequence[Targe
         saved.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
-    (batch,) = network.batches(features, len(features))
+    batch = network.batch(features, tuple(range(len(features))))
     began = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         captured = capture(network, batch, targets)
@@ -89,7 +89,7 @@ def _try(network: Network, features: Sequence[Features], targets: Sequence[Targe
     # what is captured exists twice when it is put together; compressing takes a layer in float64, and more
     passing = sum(saved.values()) + sum(held)
     compressing = 20 * max(held) // captured.outputs.element_size()
-    tokens = padded_tokens([length_of(example) for example in features], len(features))
+    tokens = len(features) * max(length_of(example) for example in features)
     return _Trial(jacobian, tokens, sum(held) + max(passing, compressing), taken)
 
 
