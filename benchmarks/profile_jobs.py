@@ -74,9 +74,10 @@ SOLVE: tuple[Site, ...] = (
     ("Newton: preconditioner", LocalModel, "_cholesky"),
     ("Newton: preconditioner", LocalModel, "precondition"),
     ("Newton: correction", LocalModel, "correction"),
-    ("escape", certified, "_escaped"),
-    ("gap", Problem, "gap"),
-    ("gap", Problem, "factored_objective"),
+    ("escape", certified, "leading_pairs"),
+    ("escape", LocalModel, "pairs"),
+    ("core", certified, "settled"),
+    ("gap", certified, "_gap"),
     ("truncation", certified, "truncate"),
 )
 EPOCH: tuple[Site, ...] = (

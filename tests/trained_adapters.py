@@ -49,7 +49,7 @@ def trained(
     with torch.no_grad():
         for weight in weights:
             weight.copy_(_SIZE * torch.randn(weight.shape, generator=draw) / weight.numel() ** 0.5)
-    (batch,) = network.batches(network.reader.encode(examples.inputs), len(examples))
+    batch = network.batch(network.reader.encode(examples.inputs), tuple(range(len(examples))))
     y = torch.tensor(examples.labels)[list(batch.index)]
     optimiser = torch.optim.LBFGS(
         weights, max_iter=steps, tolerance_grad=3e-5, tolerance_change=0, line_search_fn="strong_wolfe"

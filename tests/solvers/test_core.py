@@ -8,13 +8,11 @@ from random_jacobians import random_factors
 from random_problems import random_problem
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, nuclear_norm, ranks
-from tangentlora.solvers import core
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.core import Pairs, settled, truncate
 from tangentlora.solvers.leading_pairs import leading_pairs
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
-from tangentlora.tangent.operator import Operator
 
 
 def pairs_at(problem: Problem, factors: Factors) -> Pairs:
@@ -128,12 +126,12 @@ def test_pairs_near_lam_wait_for_the_next_time(monkeypatch: pytest.MonkeyPatch) 
     sigma = pairs_at(problem, zero)["layer.0"][1]
     far = int((sigma > problem.lam + 0.2 * (sigma[0] - problem.lam)).sum())
     assert 0 < far < len(sigma)
-    widths, within = [], core._within
+    widths, within = [], Jacobian.within
 
-    def recorded(jacobian: Operator, bases: Factors) -> Jacobian:
+    def recorded(jacobian: Jacobian, bases: Factors) -> Jacobian:
         widths.append({name: A.shape[1] for name, (A, _) in bases.items()})
         return within(jacobian, bases)
 
-    monkeypatch.setattr(core, "_within", recorded)
+    monkeypatch.setattr(Jacobian, "within", recorded)
     settled(problem, zero, pairs_at(problem, zero), 1e-6)
     assert widths == [{"layer.0": far}]

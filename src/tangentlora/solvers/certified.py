@@ -24,6 +24,8 @@ from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 
+_AT_REST = 1e-7  # of λ‖(u,v)‖: the answer is stationary to a tenth of what the study of points asks for
+
 
 @dataclass(frozen=True)
 class Certified(Solver):
@@ -87,7 +89,8 @@ def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: flo
     After every step of Newton's method the core is solved, rough pairs appended, to what the next step can
     use: about the square of ρ = ‖∇F‖ / λ‖(u,v)‖ where the step began. From ρ ≤ goal^½ on, when one more
     such step would reach the goal, the gap is asked. Newton's method ends where the gap is within the
-    goal, or has not halved since it was last asked: then it is missing columns that keep it open.
+    goal and the point at rest, or where it has not halved since it was last asked: then it is missing
+    columns that keep it open.
     """
     problem = model.problem
     least = 2 * (problem.jacobian.n_outputs + 1)
@@ -97,7 +100,7 @@ def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: flo
     }
     start = settled(problem, factors, pairs, 0.01 * min(1.0, gap / max(1.0, model.value)))
     unit = problem.lam * (2 * half_squares(start)) ** 0.5
-    asked = [float("inf")]
+    asked: list[float] = [float("inf")]
 
     def between(left: LocalModel, reached: Factors) -> Factors:
         rho = float(left.gradient.norm()) / unit
@@ -107,8 +110,11 @@ def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: flo
     def enough(here: LocalModel) -> bool:
         if float(here.gradient.norm()) > goal**0.5 * unit:
             return False
-        asked.append(_gap(here)[0])
-        return asked[-1] <= goal * max(1.0, here.value) or asked[-1] > 0.5 * asked[-2]
+        least = goal * max(1.0, here.value)
+        if asked[-1] > least:
+            asked.append(_gap(here)[0])
+        at_rest = float(here.gradient.norm()) <= _AT_REST * unit
+        return at_rest if asked[-1] <= least else asked[-1] > 0.5 * asked[-2]
 
     found = newton(problem, start, tolerance=1e-3 * goal * unit, between=between, enough=enough)
     return truncate(found.factors, RANK_TOLERANCE), found.products

@@ -21,7 +21,7 @@ from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import capture
 from tangentlora.tangent.compress import compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.plan import Rates
+from tangentlora.tangent.plan import Rates, padded_tokens
 from tangentlora.tangent.store_writer import SHARD_BYTES, pack
 
 _SHARE = 1 / 64
