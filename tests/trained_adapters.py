@@ -12,6 +12,7 @@ from torch import nn
 from peft_adapters import peft_speaking
 from tangentlora.data import Examples
 from tangentlora.models.load import network_from_module
+from tangentlora.models.network import length_of
 from tangentlora.models.readouts import Readout
 from tangentlora.problem.losses import CrossEntropy, Loss
 
@@ -49,7 +50,9 @@ def trained(
     with torch.no_grad():
         for weight in weights:
             weight.copy_(_SIZE * torch.randn(weight.shape, generator=draw) / weight.numel() ** 0.5)
-    batch = network.batch(network.reader.encode(examples.inputs), tuple(range(len(examples))))
+    features = network.reader.encode(examples.inputs)
+    order = sorted(range(len(features)), key=lambda i: -length_of(features[i]))
+    batch = network.batch(features, tuple(order))
     y = torch.tensor(examples.labels)[list(batch.index)]
     optimiser = torch.optim.LBFGS(
         weights, max_iter=steps, tolerance_grad=3e-5, tolerance_change=0, line_search_fn="strong_wolfe"
