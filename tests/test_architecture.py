@@ -26,6 +26,7 @@ PURE = (
     "tangent.band_products",
     "tangent.gram",
     "tangent.operator",
+    "tangent.rough_point",
     "tangent.rows",
     "tangent.span",
 )

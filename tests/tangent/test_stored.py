@@ -17,7 +17,12 @@ from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.proximal import Proximal
 from tangentlora.solvers.solution import Solver, Status
-from tangentlora.tangent import shard_passes, store_writer, stored as stored_module
+from tangentlora.tangent import (
+    jacobian as jacobian_module,
+    shard_passes,
+    store_writer,
+    stored as stored_module,
+)
 from tangentlora.tangent.band_products import BandedRows
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
@@ -175,7 +180,20 @@ def test_rough_products_are_those_in_float64_to_the_rounding_of_float32(
     assert set(seen) == {torch.float64}
     assert not torch.equal(rough.forward(), exact.forward())
     point = memory.to(torch.float64).at(one)
-    assert point.rough() is point  # in memory there is nothing to gain
+    assert point.rough() is point  # few rows in memory: nothing to gain
+    monkeypatch.setattr(jacobian_module, "MANY", 1)
+    single = point.rough()
+    assert single is not point
+    assert point.jacobian.single is point.jacobian.single  # one copy for all points
+    for found, expected in (
+        (single.forward(), point.forward()),
+        (single.differential(other), point.differential(other)),
+        (single.adjoint(a), point.adjoint(a)),
+        (single.curvature(other, weigh), point.curvature(other, weigh)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert set(seen) == {torch.float64}
+    assert not torch.equal(single.forward(), point.forward())
 
 
 def test_the_sum_does_not_depend_on_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 
-_AT_REST = 1e-7  # of λ‖(u,v)‖: the answer is stationary to a tenth of what the study of points asks for
+_AT_REST = 1e-6  # of λ‖(u,v)‖: the answer is stationary to half of what the study of points asks for
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.solvers.design import design_matrix, loss_root
 from tangentlora.solvers.leading_pairs import leading_pairs
 from tangentlora.tangent.jacobian import FactoredPoint
+from tangentlora.tangent.operator import Point
 
 _DESIGN_LIMIT = 2**22  # entries of A that are kept; to build more costs more than it saves
 _FACTOR_LIMIT = 1024  # the largest matrix that the preconditioner factors
@@ -46,6 +47,10 @@ class LocalModel:
         self._point = problem.jacobian.at(self.factors)
         self.z = problem.f0 + self._point.forward()
         self.value = problem.empirical_loss(self.z) + problem.lam * half_squares(self.factors)
+
+    @cached_property
+    def _rough(self) -> Point:
+        return self._point.rough()
 
     @cached_property
     def _dual(self) -> Float[Tensor, "N K"]:
@@ -101,7 +106,7 @@ class LocalModel:
         else:
             cross = self.problem.jacobian.at(pairs).adjoint(self._dual)
         A = self.design
-        fit = self.pack(self._point.rough().curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
+        fit = self.pack(self._rough.curvature(pairs, self._bent)) if A is None else A.T @ (A @ d)
         return fit + self.pack(cross) + self.problem.lam * d
 
     @cached_property

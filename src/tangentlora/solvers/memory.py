@@ -5,6 +5,7 @@ from __future__ import annotations
 from tangentlora.problem.objective import _KERNEL_LIMIT, _SAMPLE
 from tangentlora.solvers.local_model import _DESIGN_LIMIT
 from tangentlora.tangent.gram import _ENTRIES
+from tangentlora.tangent.jacobian import MANY
 from tangentlora.tangent.plan import ProblemShape
 
 _NUMBER = 8  # bytes of float64
@@ -18,7 +19,8 @@ def solve_bytes(shape: ProblemShape, rank: int = 8, *, blocks: bool = False) -> 
     three come one after the other, so the largest counts:
 
         stating    max_t R_t w (K or 1.4 K')          one layer's rows as they are contrasted and checked
-        solving    2·NK'd + 3·sd + 3s² + 4RK'r + 4mn   design matrices, d = r(m+n), of all if kept and of s
+        solving    2·NK'd + 3·sd + 3s² + 4RK'r + 4mn   design matrices, d = r(m+n), of all if kept and of s,
+                   + ½ Σ_t R_t (n + wK')               and the rows in float32, where they are many
         certifying 2(NK')² + 2(RK'/H)²                 the kernel whose rank is c, where it is decomposed
     """
     n, k = shape.examples, shape.contrasts
@@ -39,7 +41,9 @@ def solve_bytes(shape: ProblemShape, rank: int = 8, *, blocks: bool = False) -> 
     pulled = (
         0 if blocks else max((k if shape.bands.get(t, 1) > 1 else 1) * g for t, g in shape.entries.items())
     )
-    solving = design + rows_of_sample + points + 4 * dense + 3 * largest + pulled
+    numbers = sum(count * sides[t][1] + k * shape.entries[t] for t, count in shape.rows.items())
+    single = numbers // 2 if not blocks and _NUMBER * numbers >= MANY else 0
+    solving = design + rows_of_sample + points + 4 * dense + 3 * largest + pulled + single
 
     stating = 0 if blocks else largest_g * max(shape.outputs, 1.4 * k)
     longest = max(count // shape.bands.get(t, 1) for t, count in shape.rows.items())

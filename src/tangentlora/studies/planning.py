@@ -37,7 +37,7 @@ SMALL = 512
 """Fewer texts than these are planned from shapes alone, unless they might not fit."""
 
 _KEPT = 1.1  # an allocator keeps some of what is freed: up to a tenth was measured
-_BLOCK = 5 * SHARD_BYTES  # a shard in float64 with its contrasts, and the next in float32
+_BLOCK = 5 * SHARD_BYTES  # shards that are mapped at a time, and some of their rows in float64
 
 
 @final

@@ -24,7 +24,11 @@ from tangentlora.tangent.band_products import BandedRows, in_bands
 from tangentlora.tangent.gram import cross_gram
 from tangentlora.tangent.layer_rows import LayerRows, product
 from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh
+from tangentlora.tangent.rough_point import RoughPoint
 from tangentlora.tangent.rows import Rows
+
+MANY = 2**25
+"""Bytes of rows from which a product with few columns waits for them to be read: float32 then takes half."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,14 @@ class FactoredPoint(Point):
             terms.addcmul_(self.gu[name], product(rows.x, V).unsqueeze(1))
             total += rows.per_example(terms.sum(2))
         return total
+
+    def rough(self) -> Point:
+        """Return the same over a copy of the rows in float32, where they are many; else itself."""
+        if self.jacobian.dtype != torch.float64 or self.jacobian.nbytes < MANY:
+            return self
+        xv = {name: each.float() for name, each in self.xv.items()}
+        gu = {name: each.float() for name, each in self.gu.items()}
+        return RoughPoint(FactoredPoint(self.jacobian.single, xv, gu))
 
     def moved_by_u(self, name: str) -> Float[Tensor, "N K m r"]:
         """Return J_ik v of one layer: a change U of u moves the outputs by ⟨J_ik v, U⟩."""
@@ -113,6 +125,11 @@ class Jacobian(Operator):
     @property
     def device(self) -> torch.device:
         return next(iter(self.layers.values())).x.device
+
+    @cached_property
+    def single(self) -> Jacobian:
+        """The same in float32, kept beside."""
+        return self.to(torch.float32)
 
     @cached_property
     def extents(self) -> dict[str, Extent]:
