@@ -87,8 +87,8 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     """Take at most `settings.outer` steps from the start, or from δ = 0; the real objective never rises.
 
     The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or where P falls by no
-    more than `tolerance`·max(1, P) and the gap is not halved; such a step counts only if the gap does not
-    grow.
+    more than `tolerance`·max(1, P) and the gap is not halved, twice in turn or without a
+    move; such a step counts only if the gap does not grow.
     Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings
@@ -100,6 +100,7 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     }
     point = _point(real, start, real.objective(start), progress)
     steps: list[Step] = []
+    stalled = 0
     ending = Ending.STEPS_SPENT
     with bar(settings.outer, "linearise, solve, move", "step", progress) as shown:
         while len(steps) < settings.outer and not _settled(point, settings.tolerance):
@@ -111,9 +112,9 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
                 break
             steps.append(step)
             shown.update()
-            stalled = slow and following.gap > 0.5 * point.gap
-            point = following
-            if stalled:
+            stalled = stalled + 1 if slow and following.gap > 0.5 * point.gap else 0
+            unmoved, point = following.gap == point.gap, following
+            if stalled == 2 or (stalled and unmoved):
                 ending = Ending.STALLED
                 break
     if _settled(point, settings.tolerance):
