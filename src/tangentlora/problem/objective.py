@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import Contrasted, Loss
 from tangentlora.problem.spectral import RANK_TOLERANCE, norm_bound, product_singular_values
@@ -108,9 +108,13 @@ class Problem:
         primal = self.empirical_loss(z) + self.lam * half_squares(factors)
         return primal - self.dual_value(self.dual_point(z))
 
-    def dual_value(self, a: Float[Tensor, "N K"]) -> float:
-        """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖Σ_ik a_ik J_ik,t‖₂)."""
-        norm = max(norm_bound(M) for M in self.jacobian.adjoint(a).values())
+    def dual_value(self, a: Float[Tensor, "N K"], M: Blocks | None = None) -> float:
+        """Return s⟨a, f0⟩ − (1/N) Σ ℓ*(N s a_i) with s = min(1, λ / max_t ‖M_t‖₂), M_t = Σ_ik a_ik J_ik,t.
+
+        M is taken as given where it is known.
+        """
+        M = self.jacobian.adjoint(a) if M is None else M
+        norm = max(norm_bound(block) for block in M.values())
         s = 1.0 if norm <= self.lam else self.lam / norm
         conjugate = self.loss.conjugate(len(a) * s * a, self.y).mean()
         return float(s * (a * self.f0).sum() - conjugate)

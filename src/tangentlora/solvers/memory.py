@@ -41,7 +41,7 @@ def solve_bytes(shape: ProblemShape, rank: int = 8, *, blocks: bool = False) -> 
     pulled = (
         0 if blocks else max((k if shape.bands.get(t, 1) > 1 else 1) * g for t, g in shape.entries.items())
     )
-    numbers = sum(count * sides[t][1] + k * shape.entries[t] for t, count in shape.rows.items())
+    numbers = shape.numbers(k)
     single = numbers // 2 if not blocks and _NUMBER * numbers >= MANY else 0
     solving = design + rows_of_sample + points + 4 * dense + 3 * largest + pulled + single
 

@@ -87,8 +87,8 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     """Take at most `settings.outer` steps from the start, or from δ = 0; the real objective never rises.
 
     The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or where P falls by no
-    more than `tolerance`·max(1, P) and the gap is not halved, twice in turn or without a
-    move; such a step counts only if the gap does not grow.
+    more than `tolerance`·max(1, P) and the gap is not halved, twice in turn or without
+    a move; such a step counts only if the gap does not grow.
     Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings

@@ -40,19 +40,20 @@ class ProblemShape:
     @property
     def tangent_bytes(self) -> int:
         """Bytes of the rows as they are read, in float32: 4 Σ_t R_t (n + K m/H_t)."""
-        return 4 * self._numbers(self.outputs)
+        return 4 * self.numbers(self.outputs)
 
     @property
     def problem_bytes(self) -> int:
         """Bytes of the rows of a problem, in float64: those of K outputs, and the g of K' contrasts."""
-        return 8 * self._numbers(self.outputs) + 8 * (self._numbers(self.contrasts) - self._numbers(0))
+        return 8 * self.numbers(self.outputs) + 8 * (self.numbers(self.contrasts) - self.numbers(0))
 
     def share(self, count: int) -> ProblemShape:
         """Return the shape of what one of so many processes holds."""
         rows = {name: math.ceil(number / count) for name, number in self.rows.items()}
         return replace(self, examples=math.ceil(self.examples / count), rows=rows)
 
-    def _numbers(self, outputs: int) -> int:
+    def numbers(self, outputs: int) -> int:
+        """Return how many numbers the rows of so many outputs are: Σ_t R_t (n + outputs·m/H_t)."""
         inputs = sum(count * self.shapes[t][1] for t, count in self.rows.items())
         return inputs + outputs * sum(self.entries.values())
 
