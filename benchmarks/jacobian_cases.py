@@ -19,8 +19,8 @@ class Peer:
     """A way to the Jacobian; it does the `part` of the targets, and `scale` makes up for the rest.
 
     `along` is the axis of (N,K,m,n) that its lists run over; `counts` says that it counts for a target,
-    and `vocabulary` that it takes the head for the whole of it. It gets its prompts in one batch if `whole`,
-    or in batches of `most` at most.
+    `vocabulary` that it takes the head for the whole of it, and `contrasts` that it is given the contrasts of
+    the outputs in their place. It gets its prompts in one batch if `whole`, or in batches of `most` at most.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Peer:
     along: int = 0
     counts: bool = True
     vocabulary: bool = False
+    contrasts: bool = False
     whole: bool = False
     most: int = EXAMPLES
 
@@ -54,6 +55,7 @@ OTHERS = (
     Peer(
         "Opacus, its records put back from outside", partial(peers.opacus, again=True), along=1, counts=False
     ),
+    Peer("Opacus, told the contrast", peers.opacus, along=1, counts=False, contrasts=True),
     Peer("curvlinops prompt by prompt", peers.curvlinops, most=1),
 )
 LAST = (

@@ -19,19 +19,28 @@ Dense = dict[str, Sequence[Tensor]]
 
 
 class Outputs(nn.Module):
-    """The whole encoder and the head at the mask: its logits, or those of some `words`, (B,K)."""
+    """The whole encoder and the head at the mask: its logits, or those of some `words`, (B,K).
+
+    `C` (J,K) combines them.
+    """
 
     def __init__(
-        self, encoder: nn.Module, head: nn.Module, mask_id: int, words: Sequence[int] | None = None
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        mask_id: int,
+        words: Sequence[int] | None = None,
+        C: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.head, self.mask_id, self.words = encoder, head, mask_id, words
+        self.encoder, self.head, self.mask_id, self.words, self.C = encoder, head, mask_id, words, C
 
     def forward(self, tensors: Tensors) -> Tensor:
         at_mask = (tensors["input_ids"] == self.mask_id).int().argmax(dim=1)
         hidden = self.encoder(**tensors).last_hidden_state
         outputs: Tensor = self.head(hidden[torch.arange(len(hidden)), at_mask])
-        return outputs if self.words is None else outputs[:, list(self.words)]
+        outputs = outputs if self.words is None else outputs[:, list(self.words)]
+        return outputs if self.C is None else outputs @ self.C.T
 
 
 def published(model: nn.Module, batch: Tensors, names: Sequence[str]) -> Dense:

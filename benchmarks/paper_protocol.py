@@ -108,8 +108,8 @@ def solvers() -> dict[str, Solver]:
 def protocol(network: Network, inputs: list[str], timing: Timing) -> dict[str, int]:
     """Linearise, then train and test every run; return the number of tested epochs of each."""
     start = time.perf_counter()
-    train = linearize(network, inputs[:N])
-    test = linearize(network, inputs[N:])
+    train = linearize(network, inputs[:N], centred=True)
+    test = linearize(network, inputs[N:], centred=True)
     timing.linearise = time.perf_counter() - start
     y = torch.arange(len(inputs)) % 2
     problem = Problem(train.jacobian, train.f0, y[:N], CrossEntropy(), LAM)
@@ -147,7 +147,7 @@ def main() -> None:
     network = natural(options.threads)
     inputs = prompts(options.examples)
     lengths = sorted(len(features["input_ids"]) for features in network.reader.encode(inputs))
-    warm = linearize(network, inputs[:N])
+    warm = linearize(network, inputs[:N], centred=True)
     assert torch.allclose(plain_forward(network, inputs[:N]), warm.f0, atol=1e-4)
     problem = Problem(warm.jacobian, warm.f0, torch.arange(N) % 2, CrossEntropy(), LAM)
     for solver in (Descent(rank=1, epochs=3), Proximal(epochs=3)):  # imports and first calls

@@ -15,6 +15,7 @@ from linearize_roberta import build
 from tangentlora import CrossEntropy, Problem, linearize
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
+from tangentlora.tangent.operator import Operator
 from tangentlora.tangent.tangent import Tangent
 
 SEED, RANK, FLIPPED = 0, 2, 0.1
@@ -26,7 +27,7 @@ def tangent(threads: int) -> Tangent:
     return linearize(network, inputs)
 
 
-def planted(jacobian: Jacobian, f0: torch.Tensor, lam: float) -> Problem:
+def planted(jacobian: Operator, f0: torch.Tensor, lam: float) -> Problem:
     """Return the problem whose labels a random teacher of low rank gives, a tenth of them flipped."""
     generator = torch.Generator().manual_seed(SEED)
     teacher = {

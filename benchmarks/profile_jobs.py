@@ -180,11 +180,11 @@ def roberta_jobs(threads: int, folder: Path) -> list[Job]:
     def linearised(layers: str) -> Callable[[], object]:
         def work() -> None:
             with tempfile.TemporaryDirectory(dir=folder) as store:  # a new one, or it would only be read
-                linearize(network, inputs, network.targets(layers=layers), store=Path(store))
+                linearize(network, inputs, network.targets(layers=layers), centred=True, store=Path(store))
 
         return work
 
-    tangent = linearize(network, inputs)
+    tangent = linearize(network, inputs, centred=True)
     lam = 0.1 * largest_lam(planted(tangent.jacobian, tangent.f0, 1.0))
 
     posed = planted(tangent.jacobian, tangent.f0, lam)

@@ -1,5 +1,6 @@
 """What the store of a RoBERTa-base's tangent takes on disk, against the dense Jacobian in float32.
 
+The tangent is centred, as `fit` makes it for cross-entropy; the dense Jacobian is that of both outputs.
 Prompts are of natural length, as in `paper_protocol.py`. The last layer's query and value matrices are
 stored for all 1,032 prompts of the paper's protocol, and all 24 for some of them, drawn at random; what all
 would take is then predicted from the bytes per token, for prompts of whatever length. Bytes are those of
@@ -31,7 +32,8 @@ def stored(network: Network, inputs: Sequence[str], layers: str) -> dict[str, An
     """Linearise in a store of its own; return its bytes beside those of the dense Jacobian."""
     targets = network.targets(layers=layers)
     with tempfile.TemporaryDirectory() as folder:
-        tangent = linearize(network, inputs, targets, store=Path(folder), progress=sys.stderr.isatty())
+        shown = sys.stderr.isatty()
+        tangent = linearize(network, inputs, targets, centred=True, store=Path(folder), progress=shown)
         files = [file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()]
     counts = [len(features["input_ids"]) for features in network.reader.encode(inputs)]
     return {

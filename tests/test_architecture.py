@@ -24,6 +24,7 @@ PURE = (
     "tangent.jacobian",
     "tangent.layer_rows",
     "tangent.band_products",
+    "tangent.centred",
     "tangent.gram",
     "tangent.operator",
     "tangent.rough_point",

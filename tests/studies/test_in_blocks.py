@@ -10,6 +10,7 @@ from small_runs import small_settings
 from tangentlora.studies.fit import fit
 from tangentlora.studies.plan import Plan
 from tangentlora.studies.prepare import prepare
+from tangentlora.tangent.centred import CentredJacobian
 from tangentlora.tangent.stored import StoredJacobian
 from tangentlora.theory.verify import verify
 
@@ -22,8 +23,9 @@ def test_a_run_in_blocks_is_the_run_in_memory(
     whole = fit(settings, tmp_path / "memory")
     monkeypatch.setattr(Plan, "reads_blocks", property(lambda plan: True))
     prepared = prepare(settings)
-    assert isinstance(prepared.train.jacobian, StoredJacobian)
-    assert isinstance(prepared.problem.jacobian, StoredJacobian)
+    for jacobian in (prepared.train.jacobian, prepared.problem.jacobian):
+        assert isinstance(jacobian, CentredJacobian)
+        assert isinstance(jacobian.contrasts, StoredJacobian)
     blocks = fit(settings, tmp_path / "blocks")
     ours, theirs = blocks["runs"][0], whole["runs"][0]
     near = 1e-8 if solver == "certified" else 1e-4  # the first-order runs take steps in other coordinates

@@ -27,7 +27,8 @@ PLAN = Plan(
         PlannedSet("train", 2000, 90_000, False, 3 * 10**9, 40 * 10**9, 7200.0),
         PlannedSet("test", 1000, None, True, 0, 20 * 10**9, None),
     ),
-    outputs=3,
+    outputs=4,
+    backward=3,
     measured=True,
     folder=Path("/data/tangents"),
     free=10 * 10**9,
@@ -141,7 +142,7 @@ def test_few_texts_are_planned_without_a_pass(
     assert not prepared.plan.measured
     said = capsys.readouterr()
     assert said.out == ""
-    assert "plan\n  train: 18 examples of 144 tokens, 18 forward and 36 backward passes, at most" in said.err
+    assert "plan\n  train: 18 examples of 144 tokens, 18 forward and 18 backward passes, at most" in said.err
     assert prepared.plan.stored >= prepared.train.jacobian.nbytes
 
 

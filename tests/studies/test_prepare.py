@@ -93,8 +93,8 @@ def test_the_tangent_is_read_from_the_store_the_second_time(
     assert "linearising" not in capsys.readouterr().err
     assert second.train.source == first.train.source == folder / "again" / first.train.key
     assert torch.equal(first.problem.f0, second.problem.f0)
-    for name, rows in first.problem.jacobian.layers.items():
-        assert torch.equal(rows.g, second.problem.jacobian.layers[name].g)
+    for name, rows in first.problem.rows.layers.items():
+        assert torch.equal(rows.g, second.problem.rows.layers[name].g)
     # a relative folder is recorded in full, since run.json may be read from elsewhere
     monkeypatch.chdir(folder)
     third = prepare(small_settings(folder, tangent_dir=Path("again"), seed=5))

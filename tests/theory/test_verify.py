@@ -26,11 +26,12 @@ from small_runs import small_settings, write_sentences
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.targets import Target
-from tangentlora.problem.losses import Squared
+from tangentlora.problem.losses import CrossEntropy, Squared
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.certified import Certified
 from tangentlora.studies.fit import fit
 from tangentlora.tangent import store_writer
+from tangentlora.tangent.centred import CentredJacobian
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.store import save_tangent
@@ -399,7 +400,7 @@ def test_a_store_of_another_format_is_told(run: Path, store: Path) -> None:
         manifest["key"] = hashlib.sha256(text.encode()).hexdigest()[:32]
 
     rewrite(store / "manifest.json", older)
-    with pytest.raises(InputError, match=r"its format is 1 and not 2.*--store"):
+    with pytest.raises(InputError, match=r"its format is 1 and not 3.*--store"):
         verify(run, store)
 
 
@@ -470,6 +471,7 @@ def write_store(problem: Problem, folder: Path) -> Tangent:
     identity = {
         "format": FORMAT,
         "n_examples": problem.jacobian.n_examples,
+        "centred": isinstance(problem.jacobian, CentredJacobian),
         "made": "by hand",
         "targets": json.loads(json.dumps([asdict(target) for target in targets])),
     }
@@ -564,13 +566,36 @@ def test_shards_and_bands_change_no_number(
     assert result.recomputed["rounding"] == pytest.approx(certificate.rounding, rel=1e-9)
 
 
+@pytest.mark.parametrize("outputs", [2, 3, 5])
+def test_the_second_computation_agrees_where_outputs_are_centred(tmp_path: Path, outputs: int) -> None:
+    contrasts = random_problem(3, "squared", n_outputs=outputs - 1).jacobian
+    jacobian, labels = CentredJacobian(contrasts), torch.arange(contrasts.n_examples) % outputs
+    given = Problem(jacobian, torch.randn(len(labels), outputs), labels, CrossEntropy(), 0.1)
+    problem = rounded(given)
+    certificate = write_by_hand(tmp_path, problem, random_answer(problem, 2))
+    result = verify(tmp_path / "run")
+    assert result.valid, result.sentence()
+    # to the last digits, also what counts rows and bounds rounding
+    assert result.recomputed["objective"] == pytest.approx(certificate.objective, rel=1e-12)
+    assert result.recomputed["constraints"] == certificate.constraints
+    assert result.recomputed["rounding"] == pytest.approx(certificate.rounding, rel=1e-9)
+    whole = Problem(problem.rows, problem.f0, labels, CrossEntropy(), 0.1)
+    same = certify(whole, random_answer(problem, 0))
+    assert same.gap == pytest.approx(certify(problem, random_answer(problem, 0)).gap, rel=1e-12)
+
+
+def layer_of(x: NDArray[Any], g: NDArray[Any], counts: NDArray[Any]) -> Layer:
+    """Return rows that were stored as they are."""
+    return Layer(x, g, counts, np.linalg.norm(g, axis=2) * np.linalg.norm(x, axis=1)[:, None])
+
+
 def test_no_more_than_the_shards_in_use_are_in_memory() -> None:
     alive: set[int] = set()
     most = 0
 
     def shard_of(number: int, rows: int) -> Shard:
         nonlocal most
-        layer = Layer(np.ones((rows, 2)), np.ones((rows, 1, 3)), np.ones(rows, dtype=np.int64))
+        layer = layer_of(np.ones((rows, 2)), np.ones((rows, 1, 3)), np.ones(rows, dtype=np.int64))
         shard = Shard(np.arange(rows) + number * rows, {"layer": layer})
         alive.add(number)
         weakref.finalize(shard, alive.discard, number)
@@ -612,7 +637,7 @@ def test_labels_of_the_logistic_loss(tmp_path: Path, labels: list[Any], fits: bo
 
 def test_an_eigenvalue_at_the_border_of_rank_may_count_or_not() -> None:
     scale = np.array([1.0, (1.0001e-11) ** 0.5])
-    layer = Layer(np.eye(2) * scale, np.ones((2, 1, 1)), np.array([1, 1]))
+    layer = layer_of(np.eye(2) * scale, np.ones((2, 1, 1)), np.array([1, 1]))
     tangent = Store(
         np.zeros((2, 1)), {"layer": (1, 2)}, [lambda: Shard(np.arange(2), {"layer": layer})], "key"
     )
@@ -626,7 +651,7 @@ def test_an_eigenvalue_at_the_border_of_rank_may_count_or_not() -> None:
 
 def test_a_problem_too_large_for_its_kernel_has_the_bound_as_its_constraints() -> None:
     n = 4097
-    layer = Layer(np.ones((n, 1)), np.ones((n, 1, 1)), np.ones(n, dtype=np.int64))
+    layer = layer_of(np.ones((n, 1)), np.ones((n, 1, 1)), np.ones(n, dtype=np.int64))
     tangent = Store(
         np.zeros((n, 1)), {"layer": (1, 1)}, [lambda: Shard(np.arange(n), {"layer": layer})], "key"
     )

@@ -24,6 +24,6 @@ def add_audit(verbs: Any) -> None:
         "--no-local",
         dest="local",
         action="store_false",
-        help="leave the local convex problem out, which takes K backward passes over the data, twice",
+        help="leave the local convex problem out, which takes K-1 backward passes over the data, twice",
     )
     add_adapter_options(parser)

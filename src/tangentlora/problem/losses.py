@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from tangentlora.errors import InputError
+from tangentlora.tangent.centred import helmert
 
 _DOMAIN = 1e-12  # how far outside its domain a dual point may be by rounding and still count as on the border
 
@@ -108,10 +109,7 @@ class CrossEntropy(Loss):
 
     def contrasts(self, n_outputs: int) -> Float[Tensor, "J K"]:
         """Return the Helmert contrasts (K−1,K): softmax ignores a common shift of the logits."""
-        k = torch.arange(1, n_outputs, dtype=torch.float64).unsqueeze(1)
-        column = torch.arange(n_outputs, dtype=torch.float64)
-        rows = (column < k).double() - k * (column == k).double()
-        return rows / torch.sqrt(k * (k + 1))
+        return helmert(n_outputs)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def audit_opened(
 
     λ is as given, else that of the weight decay w as a penalty w/2 (‖A‖² + ‖B‖²), else the recorded one, else
     fitted. With `local` the network is also linearised at W + δ and at W, where its outputs are few enough
-    (`audit_local.why_not`), in K backward passes over the data for each. All else takes one backward and at
+    (`audit_local.why_not`), in K−1 backward passes over the data for each. All else takes one backward and at
     most five forward passes. Raises InputError for a negative λ, and in the cases of `weight_gradients`.
     """
     require_lam(lam, weight_decay)  # before the passes

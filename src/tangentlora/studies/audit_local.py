@@ -22,6 +22,7 @@ from tangentlora.models.attach import attached
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import balance, product_singular_values
 from tangentlora.studies.opened import Opened
+from tangentlora.studies.regime import less_mean
 from tangentlora.tangent.linearize import linearize, linearize_at
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.first_order import USED
@@ -78,7 +79,8 @@ def why_not(opened: Opened, lam: Mapping[str, float], n_outputs: int) -> str | N
         return f"λ differs between the layers, from {min(values):.3g} to {max(values):.3g}, and it has one"
     examples = opened.splits.train.inputs
     try:
-        rows = linearize(opened.network, examples[:1], opened.targets).jacobian.to(torch.float64).nbytes
+        one = linearize(opened.network, examples[:1], opened.targets, centred=contrasts is not None)
+        rows = one.jacobian.to(torch.float64).nbytes
     except InputError as refusal:  # what a gradient can be had of cannot always be linearised
         return f"it cannot be had ({refusal})"
     if rows * len(examples) > _BYTES:
@@ -101,22 +103,26 @@ def local_part(
     """Linearise at W + δ and at W and return what holds there.
 
     `factors` are balanced, in float64; `before` and `after` the real outputs at W and W + δ. Takes two
-    linearisations, each of K backward passes over the training examples, and one more forward pass. A point
+    linearisations, each of K−1 backward passes over the training examples, and one more forward pass. A point
     counts as at rest, and a curvature as negative, from `REST`, not from the 1e-6 of solvers: training does
     not come that far. Raises InputError in the cases of `linearize`.
     """
     examples, y = opened.splits.train.inputs, torch.tensor(opened.splits.train.labels)
+    network, targets = opened.network, opened.targets
+    centred = opened.loss.contrasts(before.shape[1]) is not None
     there = linearize_at(
-        opened.network, examples, opened.targets, factors, batch_size=batch_size, progress=progress
+        network, examples, targets, factors, batch_size=batch_size, centred=centred, progress=progress
     )
-    here = linearize(opened.network, examples, opened.targets, batch_size=batch_size, progress=progress)
+    here = linearize(network, examples, targets, batch_size=batch_size, centred=centred, progress=progress)
     drift = kernel_drift(here.jacobian, there.jacobian)
     jacobian = there.jacobian.to(torch.float64)
     f0 = there.f0.double() - jacobian.at(factors).forward()
     problem = Problem(jacobian, f0, y, opened.loss, lam)
     halved = {t: (_HALF * u, v) for t, (u, v) in factors.items()}
-    with attached(opened.network.module, opened.targets, halved):
-        middle = opened.network.predict(examples, batch_size)
+    with attached(network.module, targets, halved):
+        middle = network.predict(examples, batch_size)
+    if centred:
+        before, middle, after = map(less_mean, (before, middle, after))
     single = {t: (u.float(), v.float()) for t, (u, v) in factors.items()}
     change = here.jacobian.at(single).forward()
     steps = along(opened.loss, y, before, change, {0.0: before, _HALF: middle, 1.0: after})

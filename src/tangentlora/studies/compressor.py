@@ -22,6 +22,7 @@ from tangentlora.studies.compression import Measured, Row
 from tangentlora.studies.prepare import scores
 from tangentlora.tangent.jacobian import Jacobian, in_memory
 from tangentlora.tangent.linearize import linearize_at
+from tangentlora.tangent.operator import Operator
 from tangentlora.theory.output_reduction import Directions, distance, parameters
 from tangentlora.theory.output_refit import restore
 
@@ -64,18 +65,18 @@ class Compressor:
     def directions(self) -> Directions:
         return Directions.of(self.factors)
 
-    def _linearised(self, factors: Factors, progress: bool) -> tuple[Jacobian, Float[Tensor, "N K"]]:
+    def _linearised(self, factors: Factors, progress: bool) -> tuple[Operator, Float[Tensor, "N K"]]:
         tangent = linearize_at(
             self.network,
             self.train.inputs,
             self.targets,
             factors,
             batch_size=self.batch_size,
+            centred=isinstance(self.loss, CrossEntropy),
             progress=progress,
         )
         where = self.network.device
-        jacobian = in_memory(tangent.jacobian, "compression").to(torch.float64, where)
-        return jacobian, tangent.f0.to(where, torch.float64)
+        return tangent.jacobian.to(torch.float64, where), tangent.f0.to(where, torch.float64)
 
     @cached_property
     def _contrasts(self) -> Float[Tensor, "J K"]:
@@ -149,7 +150,8 @@ class Compressor:
 
             def jacobian(there: Factors) -> Jacobian:
                 shown.update()
-                return self._linearised(there, False)[0].combine_outputs(self._contrasts)
+                seen = self._linearised(there, False)[0].combine_outputs(self._contrasts)
+                return in_memory(seen, "compression")
 
             return restore(
                 factors,

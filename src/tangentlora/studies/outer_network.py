@@ -59,6 +59,7 @@ class RealNetwork:
             prepared.targets,
             factors,
             batch_size=prepared.settings.batch_size,
+            centred=prepared.train.centred,
             progress=progress,
         )
         identity = tangent.identity | {"update_sha256": _sha256(factors)}

@@ -27,13 +27,13 @@ class PlannedSet:
     dense: int
     seconds: float | None
 
-    def line(self, outputs: int, most: str) -> str:
+    def line(self, backward: int, most: str) -> str:
         """Return what is said of the set; `most` stands before what is an upper bound."""
         tokens = "" if self.tokens is None else f" of {self.tokens:,} tokens"
         begin = f"{self.name}: {self.examples:,} examples{tokens}, "
         if self.ready:
             return f"{begin}whose tangent is in the store already"
-        passes = f"{self.examples:,} forward and {outputs * self.examples:,} backward passes"
+        passes = f"{self.examples:,} forward and {backward * self.examples:,} backward passes"
         stored = f"{most}{data_size(self.stored)} to store (dense: {data_size(self.dense)})"
         return f"{begin}{passes}, {stored}{_duration(self.seconds)}"
 
@@ -42,12 +42,14 @@ class PlannedSet:
 class Plan:
     """What is to be done, and what there is to do it with: `free` bytes on the disk, `memory` bytes in all.
 
-    `linearising` and `solving` are peaks of memory; `in_blocks` is that of solving where the rows are read
-    from the store block by block. Where nothing was `measured` all these are upper bounds.
+    An example has so many `outputs` and takes so many `backward` passes. `linearising` and `solving` are
+    peaks of memory; `in_blocks` is that of solving where the rows are read from the store block by block.
+    Where nothing was `measured` all these are upper bounds.
     """
 
     sets: tuple[PlannedSet, ...]
     outputs: int
+    backward: int
     measured: bool
     folder: Path
     free: int
@@ -96,7 +98,7 @@ class Plan:
     def text(self) -> str:
         """Return the plan in a few lines."""
         most, about = ("", "about ") if self.measured else ("at most ", "at most ")
-        lines = [part.line(self.outputs, most) for part in self.sets]
+        lines = [part.line(self.backward, most) for part in self.sets]
         blocks = ", with the rows read from the store in blocks" if self.reads_blocks else ""
         lines.append(f"memory: {about}{data_size(self.peak)} of {data_size(self.memory)}{blocks}")
         if self.stored:

@@ -80,21 +80,22 @@ def plan_for(
     targets: Sequence[Target],
     *,
     outputs: int,
-    contrasts: int,
+    centred: bool,
     batch_size: int,
     folder: Path,
     memory: int | None = None,
 ) -> Plan:
     """Return the plan of linearising sets into the store `folder` and of solving on the one called `train`.
 
-    `outputs` is K, `contrasts` the outputs K' that are solved with, `memory` that of each process in bytes,
-    by default what is available. Several processes plan together. Raises InputError in the cases of `capture`
+    `outputs` is K; the tangents are `centred` or not. `memory` is that of each process in bytes, by default
+    what is available. Several processes plan together. Raises InputError in the cases of `capture`
     and for a store that is damaged.
     """
     stores = {
-        part: folder / key_of(identity_of(network, each.features, targets, batch_size))
+        part: folder / key_of(identity_of(network, each.features, targets, batch_size, centred))
         for part, each in sets.items()
     }
+    held = outputs - 1 if centred else outputs  # those whose rows are made, stored and solved with
     missing = [part for part, store in stores.items() if not is_stored(store)]
     features = [example for part in missing for example in sets[part].features]
 
@@ -105,7 +106,7 @@ def plan_for(
             lengths = [length_of(example) for example in each.features]
             new = rates if part in missing else None
             rows = new.rows_of(lengths) if new else rows_in_store(stores[part], targets)
-            whole = ProblemShape(len(lengths), outputs, contrasts, rows, shapes)
+            whole = ProblemShape(len(lengths), held, held, rows, shapes)
             problems[part] = whole.share(processes.count()) if whole.tangent_bytes > WHOLE_BYTES else whole
             planned.append(
                 PlannedSet(
@@ -131,6 +132,7 @@ def plan_for(
         return Plan(
             sets=tuple(planned),
             outputs=outputs,
+            backward=held,
             measured=rates is None or rates.measured,
             folder=folder,
             free=free_disk(folder),
@@ -145,10 +147,10 @@ def plan_for(
             return with_rates(None)
         if len(features) < SMALL and _are_texts(features):
             lengths = [length_of(example) for example in features]
-            plan = with_rates(bounded(network, targets, lengths, outputs, batch_size))
+            plan = with_rates(bounded(network, targets, lengths, held, batch_size))
             if plan.fits and not plan.reads_blocks:
                 return plan
-        return with_rates(measured(network, features, targets, batch_size))
+        return with_rates(measured(network, features, targets, batch_size, centred))
 
     return agreed(processes.gather_values(made(), "the plan"))
 

@@ -92,14 +92,12 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
         for part, examples in wanted.items()
         if examples
     }
-    labels = len(splits.task.labels)
-    contrasts = CrossEntropy().contrasts(labels)
     plan = plan_for(
         network,
         sets,
         targets,
-        outputs=labels,
-        contrasts=labels if contrasts is None else len(contrasts),
+        outputs=len(splits.task.labels),
+        centred=True,  # all that the loss, cross-entropy, can tell
         batch_size=settings.batch_size,
         folder=folder,
         memory=settings.memory,
@@ -117,6 +115,7 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
             encoded.inputs,
             targets,
             batch_size=settings.batch_size,
+            centred=True,
             store=folder,
             in_blocks=plan.reads_blocks,
             progress=progress,

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.data import Examples
@@ -52,6 +54,7 @@ def regime(
             prepared.splits.train.inputs,
             prepared.targets,
             batch_size=prepared.settings.batch_size,
+            centred=prepared.train.centred,
         )
     drift = kernel_drift(prepared.train.jacobian, there.jacobian)
     return RegimeReport(Regime(train, held, drift), *baseline(prepared))
@@ -60,7 +63,7 @@ def regime(
 def along_of(
     prepared: Prepared, tangent: Tangent, examples: Examples, factors: Factors, taus: Sequence[float]
 ) -> tuple[Step, ...]:
-    """Return the steps along W + τδ on one set."""
+    """Return the steps along W + τδ on one set, of outputs less their mean where the tangent is centred."""
     real = {}
     for tau in taus:
         scaled = {name: (tau * u, v) for name, (u, v) in factors.items()}
@@ -69,7 +72,15 @@ def along_of(
     single = {name: (u.float().cpu(), v.float().cpu()) for name, (u, v) in factors.items()}
     change = tangent.jacobian.at(single).forward()
     labels = torch.tensor(examples.labels)
-    return along(prepared.problem.loss, labels, tangent.f0, change, real)
+    f0 = tangent.f0
+    if tangent.centred:
+        f0, real = less_mean(f0), {tau: less_mean(z) for tau, z in real.items()}
+    return along(prepared.problem.loss, labels, f0, change, real)
+
+
+def less_mean(z: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+    """Return outputs less their mean over the K, as a centred tangent changes them."""
+    return z - z.mean(1, keepdim=True)
 
 
 def baseline(prepared: Prepared) -> tuple[dict[str, float], float]:

@@ -1,4 +1,4 @@
-"""Layer inputs and output-gradients of one batch: one forward and K backward passes that stop at the targets.
+"""Layer inputs and output-gradients of a batch: one forward pass, and backward passes down to the targets.
 
 With x_l the input and g_lk the gradient of Σ_i f_k(x_i) at the output of a linear layer at token l, the
 Jacobian of example i is J_ik = Σ_{l∈i} g_lk x_lᵀ (chain rule). That holds only while rows of the layer belong
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tangentlora.errors import InputError
 from tangentlora.models.network import Batch, Network
 from tangentlora.models.targets import Target
+from tangentlora.tangent.centred import helmert
 
 _PROOF_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Relative error allowed against autograd by the weights' type, 5e-2 in coarser ones; a wrong Jacobian is off
@@ -27,14 +28,15 @@ by O(1). A float64 Llama computes its norms in float32."""
 
 @dataclass(frozen=True, eq=False)
 class Capture:
-    """Outputs of a batch, and the input x (B,L,n) and output-gradients g (B,K,L,m) of each target.
+    """Outputs of a batch, and the input x (B,L,n) and output-gradients g (B,J,L,m) of each target.
 
-    L counts the rows of one example over all calls of the module; it may differ from target to target.
+    These are of the J = K outputs, or of their J = K−1 contrasts. L counts the rows of one example over all
+    calls of the module; it may differ from target to target.
     """
 
     outputs: Float[Tensor, "B K"]
     x: dict[str, Float[Tensor, "B L n"]]
-    g: dict[str, Float[Tensor, "B K L m"]]
+    g: dict[str, Float[Tensor, "B J L m"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +47,17 @@ class _Call:
     y: Tensor
 
 
-def capture(network: Network, batch: Batch, targets: Sequence[Target], *, prove: bool = False) -> Capture:
+def capture(
+    network: Network, batch: Batch, targets: Sequence[Target], *, centred: bool = False, prove: bool = False
+) -> Capture:
     """Run one forward and K truncated backward passes and return what the Jacobian is made of.
 
-    With `prove`, Σ_ik a_ik J_ik for random a is compared with autograd's gradient of Σ_ik a_ik f_ik with
-    respect to the weights themselves, which also finds weights that are used without calling their module.
-    Raises InputError where a module is not called, is called with rows that belong to no single example, or
-    has no path to the outputs, where that comparison fails, and where a number is not finite.
+    If `centred`, K−1 backward passes give the gradients of the contrasts Cf of the outputs in place of f.
+    With `prove`, Σ_ij a_ij J_ij for random a is compared with autograd's gradient of the same sum of outputs
+    with respect to the weights themselves, which also finds weights that are used without calling their
+    module. Raises InputError where a module is not called, is called with rows that belong to no single
+    example, or has no path to the outputs, for a single output to be centred, where that comparison fails,
+    and where a number is not finite.
     """
     names = list(dict.fromkeys(target.module for target in targets))
     weights = [network.module.get_submodule(name).get_parameter("weight") for name in names]
@@ -70,10 +76,11 @@ def capture(network: Network, batch: Batch, targets: Sequence[Target], *, prove:
                 f"got outputs that do not depend on {', '.join(names)}, expected modules on the way from the "
                 "inputs to the outputs: choose other --target-modules or --layers"
             )
-        x, g = _differentiate(outputs, calls, len(batch.index))
+        D = _directions(outputs, centred)
+        x, g = _differentiate(outputs, D, calls, len(batch.index))
         if prove:
-            a = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-            proof = torch.autograd.grad((a * outputs).sum(), weights, materialize_grads=True)
+            a = torch.randn(len(outputs), len(D), generator=torch.Generator().manual_seed(0)).to(outputs)
+            proof = torch.autograd.grad(outputs, weights, a @ D, materialize_grads=True)
     result = Capture(
         outputs.detach(),
         {t.name: x[t.module] for t in targets},
@@ -137,14 +144,32 @@ def _check_calls(name: str, calls: Sequence[_Call], batch_size: int) -> None:
             )
 
 
+def _directions(outputs: Float[Tensor, "B K"], centred: bool) -> Float[Tensor, "J K"]:
+    """Return the combinations of the outputs that are differentiated: each of them, or the contrasts."""
+    k = outputs.shape[1]
+    if not centred:
+        return torch.eye(k).to(outputs)
+    if k == 1:
+        raise InputError(
+            "got one output to be centred, expected at least two: an output less its mean is zero, so "
+            "linearise with centred=False"
+        )
+    return helmert(k).to(outputs)
+
+
 def _differentiate(
-    outputs: Float[Tensor, "B K"], calls: Mapping[str, Sequence[_Call]], batch_size: int
-) -> tuple[dict[str, Float[Tensor, "B L n"]], dict[str, Float[Tensor, "B K L m"]]]:
-    """Return x and g per module, the rows of all its calls one after the other."""
+    outputs: Float[Tensor, "B K"],
+    D: Float[Tensor, "J K"],
+    calls: Mapping[str, Sequence[_Call]],
+    batch_size: int,
+) -> tuple[dict[str, Float[Tensor, "B L n"]], dict[str, Float[Tensor, "B J L m"]]]:
+    """Return x and g of the outputs z ↦ D z per module, the rows of all its calls one after the other."""
     recorded = [call.y for own in calls.values() for call in own]
     per_output = [
-        torch.autograd.grad(outputs[:, k].sum(), recorded, retain_graph=True, materialize_grads=True)
-        for k in range(outputs.shape[1])
+        torch.autograd.grad(
+            outputs, recorded, row.expand_as(outputs), retain_graph=True, materialize_grads=True
+        )
+        for row in D
     ]
     per_call = iter(
         torch.stack([gradient.reshape(batch_size, -1, gradient.shape[-1]) for gradient in gradients], dim=1)
@@ -165,11 +190,11 @@ def _differentiate(
 
 def _compare(
     result: Capture,
-    a: Float[Tensor, "B K"],
+    a: Float[Tensor, "B J"],
     proof: Mapping[str, Tensor],
     targets: Sequence[Target],
 ) -> None:
-    """Hold Σ_ik a_ik J_ik against autograd's gradients; a block that is zero but for rounding passes."""
+    """Hold Σ_ij a_ij J_ij against autograd's gradients; a block that is zero but for rounding passes."""
     largest = max(float(torch.linalg.norm(reference.float())) for reference in proof.values())
     for target in targets:
         g, x = (

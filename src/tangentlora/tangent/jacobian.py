@@ -213,6 +213,10 @@ class Jacobian(Operator):
         C = C.to(self.device, self.dtype)
         return self._map(lambda rows: in_bands(rows).combined(C))
 
+    def loaded(self) -> Jacobian:
+        """Return it as it is: its rows are in memory."""
+        return self
+
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:
         """Return the Jacobian of the examples `index`, in that order."""
         chosen = torch.as_tensor(index, dtype=torch.long, device=self.device)
@@ -231,12 +235,13 @@ class Jacobian(Operator):
 
 def in_memory(operator: Operator, what: str) -> Jacobian:
     """Return the Jacobian whose rows `what` needs one by one; raise InputError where they lie elsewhere."""
-    if not isinstance(operator, Jacobian):
+    loaded = operator.loaded()
+    if loaded is None:
         raise InputError(
             f"got a Jacobian that lies in a store or is shared among processes for {what}, expected one in "
             "memory: use one process, raise --memory, or take fewer examples or layers"
         )
-    return operator
+    return loaded
 
 
 def concatenate(parts: Sequence[Jacobian]) -> Jacobian:

@@ -22,6 +22,7 @@ from tangentlora.models.network import Batch, Features, Network, dealt_batches
 from tangentlora.models.targets import Target
 from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
+from tangentlora.tangent.centred import CentredJacobian
 from tangentlora.tangent.compress import TOLERANCE, compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
 from tangentlora.tangent.proof import prove
@@ -36,20 +37,25 @@ def linearize(
     targets: Sequence[Target] | None = None,
     *,
     batch_size: int = 32,
+    centred: bool = False,
     store: Path | None = None,
     in_blocks: bool = False,
     progress: bool = False,
 ) -> Tangent:
     """Return the network's tangent on raw inputs: z_ik(δ) = f_k(x_i) + Σ_t ⟨∂f_k(x_i)/∂W_t, δ_t⟩, in float32.
 
-    `targets` are the adapted matrices, by default query and value of the last layer. `store` is a folder of
-    tangents: one made earlier from the same network, inputs, targets and batch size is read instead of made
-    again, and a new one is written there shard by shard, so that no more than a shard and a batch of it are
-    in memory while it is made. The network is known by its fingerprint, so use no store while its weights
-    are changed in place. With `in_blocks` the rows stay in the store, and are read from it block by block
-    for every product: for more than memory holds. Several processes call this together and share the
-    batches that go to a store. One
-    example of the first batch is run alone: it must give the same outputs and the same Jacobian as among
+    `targets` are the adapted matrices, by default query and value of the last layer. If `centred`, J is that
+    of the outputs less their mean over the K: all that softmax cross-entropy can tell of them, for K−1
+    backward passes in place of K and (K−1)/K of the output-gradients.
+
+    `store` is a folder of tangents: one made earlier from the same network, inputs, targets and batch size is
+    read instead of made again, and a new one is written there shard by shard, so that no more than a shard
+    and a batch of it are in memory while it is made. The network is known by its fingerprint, so use no store
+    while its weights are changed in place. With `in_blocks` the rows stay in the store, and are read from it
+    block by block for every product: for more than memory holds. Several processes call this together and
+    share the batches that go to a store.
+
+    One example of the first batch is run alone: it must give the same outputs and the same Jacobian as among
     others, and that Jacobian must be autograd's.
     Raises InputError for an empty set, a network in training mode, outputs that are random or mix examples,
     and the cases of `capture` and `prove`.
@@ -58,16 +64,18 @@ def linearize(
     targets = tuple(network.targets() if targets is None else targets)
     require_passes(network, inputs, targets, batch_size)
     features = network.reader.encode(inputs)
-    identity = identity_of(network, features, targets, batch_size)
+    identity = identity_of(network, features, targets, batch_size, centred)
     folder = None if store is None else Path(store) / key_of(identity)
     if folder is not None and is_stored(folder):
         return _reuse(folder, in_blocks)
-    parts = _parts(network, features, targets, batch_size, progress, shared=folder is not None)
+    work = _Work(network, targets, centred)
+    parts = _parts(work, features, batch_size, progress, shared=folder is not None)
     if folder is None:
         found = list(parts)
         position = torch.cat([part.index for part in found]).argsort()
         jacobian = concatenate([part.jacobian for part in found]).select(position)
-        return Tangent(torch.cat([part.outputs for part in found])[position], jacobian, targets, identity)
+        f0 = torch.cat([part.outputs for part in found])[position]
+        return Tangent(f0, CentredJacobian(jacobian) if centred else jacobian, targets, identity)
     with common_folder(folder) as partial:
         writer = ShardWriter(partial, processes.rank())
         for part in parts:
@@ -88,6 +96,7 @@ def linearize_at(
     factors: Factors,
     *,
     batch_size: int = 32,
+    centred: bool = False,
     progress: bool = False,
 ) -> Tangent:
     """Return the tangent at W + δ, δ_t = u_t v_tᵀ: z(δ') = f0 + J(δ' − δ) with f0 = f(W+δ), in float32.
@@ -96,7 +105,7 @@ def linearize_at(
     do.
     """
     with attached(network.module, targets, factors):
-        return linearize(network, inputs, targets, batch_size=batch_size, progress=progress)
+        return linearize(network, inputs, targets, batch_size=batch_size, centred=centred, progress=progress)
 
 
 def require_passes(
@@ -120,20 +129,37 @@ def require_passes(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What one batch gives, in float32 on the CPU: the numbers of its examples, their outputs and rows."""
+    """What one batch gives, in float32 on the CPU: the numbers of its examples, their outputs and rows.
+
+    The rows are those of the outputs' contrasts where the tangent is centred.
+    """
 
     index: Int[Tensor, " B"]
     outputs: Float[Tensor, "B K"]
     jacobian: Jacobian
 
 
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is done with every batch."""
+
+    network: Network
+    targets: Sequence[Target]
+    centred: bool
+
+    def part(self, batch: Batch, proved: bool) -> _Part:
+        """Return what a batch gives, which depends on nothing but the batch."""
+        captured = capture(self.network, batch, self.targets, centred=self.centred)
+        if proved:
+            prove(self.network, batch, captured, self.targets, centred=self.centred)
+        layers = {t.name: compress_rows(captured.x[t.name], captured.g[t.name]) for t in self.targets}
+        return _Part(
+            torch.tensor(batch.index), captured.outputs.float().cpu(), Jacobian(layers).to(torch.float32)
+        )
+
+
 def _parts(
-    network: Network,
-    features: Sequence[Features],
-    targets: Sequence[Target],
-    batch_size: int,
-    progress: bool,
-    shared: bool,
+    work: _Work, features: Sequence[Features], batch_size: int, progress: bool, shared: bool
 ) -> Iterator[_Part]:
     """Yield the parts batch by batch, this process's where they are `shared`; the first of all is proved.
 
@@ -146,23 +172,12 @@ def _parts(
     tally, told, untold, spent = processes.Tally(shared), 0, 0, 0
     with bar(len(features), "linearising", "example", progress) as shown:
         for number, (index, cost) in enumerate(dealt[rank]):
-            yield _part(network, network.batch(features, index), targets, number == rank == 0)
+            yield work.part(work.network.batch(features, index), number == rank == 0)
             spent, untold = spent + cost, untold + len(index)
             while spent * rounds >= (told + 1) * total:
                 shown.update(tally.add(untold) - shown.n)
                 told, untold = told + 1, 0
         shown.update(tally.finish(rounds) - shown.n)
-
-
-def _part(network: Network, batch: Batch, targets: Sequence[Target], proved: bool) -> _Part:
-    """Return what a batch gives, which depends on nothing but the batch."""
-    captured = capture(network, batch, targets)
-    if proved:
-        prove(network, batch, captured, targets)
-    layers = {t.name: compress_rows(captured.x[t.name], captured.g[t.name]) for t in targets}
-    return _Part(
-        torch.tensor(batch.index), captured.outputs.float().cpu(), Jacobian(layers).to(torch.float32)
-    )
 
 
 def _reuse(folder: Path, in_blocks: bool) -> Tangent:
@@ -176,8 +191,13 @@ def _reuse(folder: Path, in_blocks: bool) -> Tangent:
 
 
 def identity_of(
-    network: Network, features: Sequence[Features], targets: Sequence[Target], batch_size: int
+    network: Network,
+    features: Sequence[Features],
+    targets: Sequence[Target],
+    batch_size: int,
+    centred: bool = False,
 ) -> dict[str, Any]:
+    """Return what a tangent is made from, by which a store knows it again."""
     digest = hashlib.sha256()
     for example in features:
         for name in sorted(example):
@@ -193,6 +213,7 @@ def identity_of(
         "n_examples": len(features),
         "targets": [asdict(target) for target in targets],
         "batch_size": batch_size,
+        "centred": centred,
         "compression_tolerance": TOLERANCE,
         "device": network.device.type,
         "versions": {name: version(name) for name in ("torch", "transformers")},

@@ -1,7 +1,8 @@
 """The Jacobian as an operator: what solvers and theory may ask of it, wherever its numbers lie.
 
-Three representations give the same products: `Jacobian` holds all rows in memory, `StoredJacobian` reads them
-from a store block by block, and `ShardedJacobian` has its part of them while other processes have the rest.
+All representations give the same products: `Jacobian` holds all rows in memory, `StoredJacobian` reads them
+from a store block by block, `ShardedJacobian` has its part of them while other processes have the rest, and
+`CentredJacobian` has those of the contrasts of its outputs.
 Changing the representation changes the cost and never the meaning. Derived; docs/theory.md, "Rows".
 """
 
@@ -133,6 +134,10 @@ class Operator(abc.ABC):
     @abc.abstractmethod
     def gram(self) -> Float[Tensor, "NK NK"]:
         """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
+
+    def loaded(self) -> Jacobian | None:
+        """Return it with all its rows in memory, None where they lie elsewhere."""
+        return None
 
     @abc.abstractmethod
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:

@@ -22,6 +22,7 @@ from tangentlora.tangent.store import open_shards
 class ProblemShape:
     """What the memory of a solver depends on: N, K outputs, K' contrasts, and R_t rows of (m,n) by layer.
 
+    K is of the outputs whose rows are held, and so K' where the tangent is centred.
     `bands` has in how many bands of columns a layer's rows lie, H_t; a layer that it lacks has all columns.
     """
 
@@ -44,8 +45,9 @@ class ProblemShape:
 
     @property
     def problem_bytes(self) -> int:
-        """Bytes of the rows of a problem, in float64: those of K outputs, and the g of K' contrasts."""
-        return 8 * self.numbers(self.outputs) + 8 * (self.numbers(self.contrasts) - self.numbers(0))
+        """Bytes of the rows of a problem, in float64: of K outputs, and g of the K' contrasts if fewer."""
+        apart = self.numbers(self.contrasts) - self.numbers(0) if self.contrasts < self.outputs else 0
+        return 8 * (self.numbers(self.outputs) + apart)
 
     def share(self, count: int) -> ProblemShape:
         """Return the shape of what one of so many processes holds."""

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.errors import InputError
 from tangentlora.models.network import Batch, Network
 from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import Capture, capture
+from tangentlora.tangent.centred import helmert
 
 _COARSE = 5e-2
 _ALLOWED = 1e-3
 """Relative change allowed between a batch and one of its examples alone, `_COARSE` in half precision."""
 
 
-def prove(network: Network, batch: Batch, captured: Capture, targets: Sequence[Target]) -> None:
+def prove(
+    network: Network, batch: Batch, captured: Capture, targets: Sequence[Target], *, centred: bool = False
+) -> None:
     """Run the first example of a batch alone and hold it against autograd and against the batch.
 
     Alone, Σ_k a_k J_k for random a must be autograd's gradient with respect to the weights, which finds
     weights that are used without calling their module. Outputs f, inputs x and output-gradients g must be
     those that it has among the others, which finds randomness, batch statistics and examples that mix, be it
-    in the gradients alone. Together: J_ik = Σ_l g_lk x_lᵀ in the batch. Raises InputError where one of them
+    in the gradients alone. Together: J_ik = Σ_l g_lk x_lᵀ in the batch. The gradients of a batch that is
+    `centred` must be the contrasts of those that the example has alone. Raises InputError where one of them
     fails, and as `capture` does.
     """
     alone = capture(network, batch.first(), targets, prove=True)
@@ -38,10 +43,14 @@ def prove(network: Network, batch: Batch, captured: Capture, targets: Sequence[T
         )
     # a gradient that cancels to zero leaves noise of the size of what cancelled
     noise = 10 * torch.finfo(dtype).eps * max(_norm(g) for g in alone.g.values())
+
+    def seen(g: Float[Tensor, "B K L m"]) -> Float[Tensor, "B J L m"]:
+        return torch.einsum("jk,bklm->bjlm", helmert(g.shape[1]).to(g), g) if centred else g
+
     for target in targets:
         for what, ours, theirs, least in (
             ("inputs", alone.x[target.name], captured.x[target.name][:1], 0.0),
-            ("gradients", alone.g[target.name], captured.g[target.name][:1], noise),
+            ("gradients", seen(alone.g[target.name]), captured.g[target.name][:1], noise),
         ):
             error = _norm(ours - theirs) if ours.shape == theirs.shape else float("inf")
             if not error <= allowed * _norm(ours) + least:

@@ -20,6 +20,7 @@ from tangentlora.tangent.sharded import ShardedJacobian
 from tangentlora.tangent.store import (
     check_shards,
     load_tangent,
+    of_outputs,
     open_shards,
     read_manifest,
     read_shard,
@@ -84,9 +85,9 @@ def load_share(folder: Path, *, in_blocks: bool = False) -> Tangent:
         else _in_memory(folder, own or [(shards[-1], [])], targets)
     )
     n = int(manifest["identity"]["n_examples"])
-    jacobian = local if alone else ShardedJacobian(local, index, n)
+    held = local if alone else ShardedJacobian(local, index, n)
     f0 = processes.gather_rows(f0, index, n, f"f0 of {folder.name}")
-    return Tangent(f0, jacobian, targets, manifest["identity"], folder)
+    return Tangent(f0, of_outputs(held, manifest["identity"]), targets, manifest["identity"], folder)
 
 
 _Part: TypeAlias = tuple[Float[Tensor, "n K"], Operator, Int[Tensor, " n"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from tangentlora.errors import InputError
 from tangentlora.models.targets import Target
 from tangentlora.tangent.band_products import unfolded
+from tangentlora.tangent.centred import CentredJacobian, helmert
 from tangentlora.tangent.jacobian import Jacobian, concatenate, in_memory
 from tangentlora.tangent.layer_rows import LayerRows
+from tangentlora.tangent.operator import Operator
 from tangentlora.tangent.rows import Rows
 from tangentlora.tangent.store_writer import (
     MANIFEST,
@@ -26,7 +28,7 @@ from tangentlora.tangent.store_writer import (
     publish,
 )
 from tangentlora.tangent.stored_bands import rows_from_bands
-from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
+from tangentlora.tangent.tangent import FORMAT, Tangent, is_centred, key_of
 
 _ENTRY = {"file", "examples", "sha256", "bytes", "shared"}
 
@@ -39,13 +41,16 @@ def save_tangent(tangent: Tangent, folder: Path) -> None:
     """
     if folder.exists():
         return
-    jacobian = in_memory(tangent.jacobian, "saving it").to(torch.float32, "cpu")
+    held: Operator = tangent.jacobian
+    if tangent.centred:  # what is stored are the rows of the contrasts
+        held = held.combine_outputs(helmert(held.n_outputs))
+    jacobian = in_memory(held, "saving it").to(torch.float32, "cpu")
     with partial_folder(folder) as partial:
         writer = ShardWriter(partial)
         index = torch.arange(jacobian.n_examples)
         writer.add(index, tangent.f0.to("cpu", torch.float32), jacobian.layers)
         shapes = list(jacobian.shapes.values())
-        publish(partial, folder, tangent.identity, writer.close(), jacobian.n_outputs, shapes)
+        publish(partial, folder, tangent.identity, writer.close(), tangent.f0.shape[1], shapes)
 
 
 def load_tangent(folder: Path) -> Tangent:
@@ -66,7 +71,13 @@ def load_tangent(folder: Path) -> Tangent:
         parts = [Jacobian(read_shard(folder, shard, (target,))[2]) for shard in shards]
         layers[target.name] = unfolded(concatenate(parts).select(position).layers[target.name])
     f0 = torch.cat([part[1] for part in read])[position]
-    return Tangent(f0, Jacobian(layers), targets, read_manifest(folder)["identity"], folder)
+    identity = read_manifest(folder)["identity"]
+    return Tangent(f0, of_outputs(Jacobian(layers), identity), targets, identity, folder)
+
+
+def of_outputs(stored: Operator, identity: Mapping[str, Any]) -> Operator:
+    """Return the Jacobian of a tangent's outputs from that of its stored rows."""
+    return CentredJacobian(stored) if is_centred(identity) else stored
 
 
 def read_shard(
@@ -74,6 +85,7 @@ def read_shard(
 ) -> tuple[Int[Tensor, " E"], Float[Tensor, "E K"], dict[str, Rows]]:
     """Return the numbers of a shard's examples, their f0 (E,K) and the rows of the targets asked for.
 
+    The rows of a centred tangent are those of its K−1 contrasts.
     The file is mapped into memory: its numbers are read when they are first used, and where the rows lie in
     bands only these are. Raises InputError where it cannot be read or lacks a target.
     """

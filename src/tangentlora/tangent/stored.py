@@ -184,8 +184,9 @@ class StoredJacobian(Operator):
 def in_blocks(
     folder: Path, shards: Sequence[ShardEntry], targets: Sequence[Target]
 ) -> tuple[Float[Tensor, "N K"], StoredJacobian]:
-    """Return the outputs f0 and the Jacobian of the examples in these shards of a store.
+    """Return the outputs f0 (N,K) and the Jacobian, as stored, of the examples in these shards of a store.
 
+    That of a centred tangent is of its K−1 contrasts.
     Raises InputError where a shard cannot be read.
     """
     read = [read_shard(folder, shard, ()) for shard in shards]
@@ -194,5 +195,6 @@ def in_blocks(
     places[position] = torch.arange(len(position))
     order = torch.split(places, [shard.examples for shard in shards])
     f0 = torch.cat([part[1] for part in read])[position]
-    passes = ShardPasses(folder, tuple(shards), tuple(targets), order, f0.shape[1])
+    held = read_shard(folder, shards[0], targets[:1])[2][targets[0].name].n_outputs
+    passes = ShardPasses(folder, tuple(shards), tuple(targets), order, held)
     return f0, StoredJacobian(passes, index)

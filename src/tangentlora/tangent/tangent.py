@@ -15,7 +15,7 @@ from torch import Tensor
 from tangentlora.models.targets import Target
 from tangentlora.tangent.operator import Operator
 
-FORMAT = 2
+FORMAT = 3
 """Version of the store's layout and of what is in it; part of every key."""
 
 
@@ -23,6 +23,7 @@ FORMAT = 2
 class Tangent:
     """The network seen from its pretrained weights on N examples: z(δ) = f0 + Jδ, (N,K).
 
+    If it is `centred`, J is that of the outputs less their mean over the K; f0 is what the network gives.
     `identity` is what it was made from (model, readout, data, targets, versions), as JSON would give it back;
     equal identities give equal numbers. `source` is the store it was read from or written to, if any.
     """
@@ -34,9 +35,19 @@ class Tangent:
     source: Path | None = None
 
     @property
+    def centred(self) -> bool:
+        """Whether J is that of outputs less their mean, as for a loss that ignores a common shift."""
+        return is_centred(self.identity)
+
+    @property
     def key(self) -> str:
         """The name of this tangent in a store: a hash of its identity."""
         return key_of(self.identity)
+
+
+def is_centred(identity: Mapping[str, Any]) -> bool:
+    """Return whether a tangent of this identity is centred."""
+    return bool(identity.get("centred", False))
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

@@ -30,16 +30,21 @@ _BATCHES = 3
 
 
 def measured(
-    network: Network, features: Sequence[Features], targets: Sequence[Target], batch_size: int
+    network: Network,
+    features: Sequence[Features],
+    targets: Sequence[Target],
+    batch_size: int,
+    centred: bool = False,
 ) -> Rates:
-    """Linearise a few of the examples and return the rates of all; what is found is not kept.
+    """Linearise a few of the examples as `linearize` would and return the rates of all; no row is kept.
 
     They go in three batches, of long, middling and short ones. Raises InputError in the cases of `capture`.
     """
     sample = _sample(features, batch_size)
     step = math.ceil(len(sample) / _BATCHES)
-    capture(network, next(network.batches(sample[-1:], 1)), targets)  # the first call of all is slow
-    tried = [_try(network, sample[i : i + step], targets) for i in range(0, len(sample), step)]
+    first = next(network.batches(sample[-1:], 1))
+    capture(network, first, targets, centred=centred)  # the first call of all is slow
+    tried = [_try(network, sample[i : i + step], targets, centred) for i in range(0, len(sample), step)]
     lengths = [length_of(example) for example in sample]
     known = sorted(set(lengths))
     parts = [one.jacobian for one in tried]
@@ -68,7 +73,7 @@ class _Trial:
     seconds: float
 
 
-def _try(network: Network, features: Sequence[Features], targets: Sequence[Target]) -> _Trial:
+def _try(network: Network, features: Sequence[Features], targets: Sequence[Target], centred: bool) -> _Trial:
     """Linearise one batch of examples that come longest first."""
     saved = {p.untyped_storage().data_ptr(): 0 for p in network.module.parameters()}
 
@@ -80,7 +85,7 @@ def _try(network: Network, features: Sequence[Features], targets: Sequence[Targe
     batch = network.batch(features, tuple(range(len(features))))
     began = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        captured = capture(network, batch, targets)
+        captured = capture(network, batch, targets, centred=centred)
     layers = {t.name: compress_rows(captured.x[t.name], captured.g[t.name]) for t in targets}
     jacobian = Jacobian(layers).to(torch.float32)
     pack(jacobian.layers)

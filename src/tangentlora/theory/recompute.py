@@ -41,7 +41,7 @@ def recompute(
     for read in tangent.shards:
         _add_outputs(read(), answer, z, extents)
     for name, (u, v) in answer.factors.items():
-        terms = sum(u.shape) + len(v) + extents[name].longest + len(answer.factors)
+        terms = sum(u.shape) + len(v) + extents[name].longest + f0.shape[1] + len(answer.factors)
         columns = float((np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)).sum())
         z_error += terms * _EPS * extents[name].sizes * columns
     n, k = z.shape
@@ -145,7 +145,7 @@ def _add_gradients(shard: Shard, a: Array, M: dict[str, Array]) -> None:
 def _norm_bound(M: Array, extent: _Extent, a: Array) -> float:
     """Return ‖M‖₂, M = Σ a_ik J_ik, and what rounding may have taken from it."""
     k = a.shape[1]
-    forming = (extent.rows + k + 2) * float((np.abs(a) * extent.sizes).sum())
+    forming = (extent.rows + 2 * k + 2) * float((np.abs(a) * extent.sizes).sum())
     inside = (k + 6) * float(extent.sizes.sum()) / len(a)
     return float(np.linalg.norm(M, 2) * (1 + 8 * (max(M.shape) + 1) * _EPS) + (forming + inside) * _EPS)
 

@@ -18,16 +18,17 @@ from tangentlora.problem.spectral import EPS, norm_bound
 def spectral_norm_bounds(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str, float]:
     """Return upper bounds on every ‖M_t‖₂ at the dual point that the computed a stands for.
 
-    ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
+    ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+2K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
 
-    τ is the proved bound of `norm_bound` on the computed M; an iteration alone would be a lower bound. R+K+2:
-    M is formed by inner products of K, then R terms. K+6: a + e_y/N misses the simplex by (K+6)η/N at most,
-    and the dual point meant is one inside. 4 stands for the rounding of s = λ/‖M‖.
+    τ is the proved bound of `norm_bound` on the computed M; an iteration alone would be a lower bound.
+    R+2K+2: M is formed by inner products of K terms, of K more where outputs are centred, and of R. K+6:
+    a + e_y/N misses the simplex by (K+6)η/N at most, and the dual point meant is one inside. 4 stands for the
+    rounding of s = λ/‖M‖.
     """
     k, bounds = a.shape[1], {}
     for name, M in problem.jacobian.adjoint(a).items():
         extent = problem.jacobian.extents[name]
-        forming = (extent.rows + k + 2) * EPS * float((a.abs() * extent.sizes).sum())
+        forming = (extent.rows + 2 * k + 2) * EPS * float((a.abs() * extent.sizes).sum())
         inside = (k + 6) * EPS * float(extent.sizes.sum()) / len(a)
         bounds[name] = norm_bound(M) * (1 + 4 * EPS) + forming + inside
     return bounds
@@ -43,7 +44,8 @@ def rounding_margin(
     """Return a bound on what rounding did to the gap: the errors of P(δ) and of the dual value together.
 
     L̂: Σ|a_ik|e_ik + Σ e_ik²/2N, since ∇²ℓ ⪯ I, with e the errors of z: nested inner products of n, m, r and
-    the rows' terms, then T layers; and 8(N+K)ε(1 + mean|ℓ| + max|z|) for evaluating ℓ and its mean.
+    the rows' terms, of K where outputs are centred, then T layers; and 8(N+K)ε(1 + mean|ℓ| + max|z|) for
+    evaluating ℓ and its mean.
     λΣ‖δ_t‖_*: two QR factorisations, each exact for columns within mrη or nrη of those given up to a modest
     factor, and an SVD: 8r(m+n)ε·½(‖u‖² + ‖v‖²).
     Dual value: (NK+K+8)ε(Σ|a_ik f0_ik| + mean_i max_k|f0_ik|) for ⟨a, f0⟩, the second part for moving a into
@@ -56,7 +58,7 @@ def rounding_margin(
     for name, (u, v) in factors.items():
         extent = problem.jacobian.extents[name]
         (m, width), rank = problem.jacobian.shapes[name], u.shape[1]
-        terms = m + width + rank + extent.longest + len(factors)
+        terms = m + width + rank + extent.longest + k + len(factors)
         error = error + terms * EPS * extent.sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
         penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
     values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())

@@ -16,17 +16,21 @@ from numpy.typing import NDArray
 from tangentlora.errors import InputError
 from tangentlora.theory.evidence import Array, read_json
 
-_FORMAT = 2
+_FORMAT = 3
 _REMEDY = "name the folder of the run's tangent with --store, or run fit again to linearise anew"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Rows x (R,n) and g (R,K,m) of one layer, `counts[i]` of them for example i: J_ik = Σ g_k xᵀ."""
+    """Rows x (R,n) and g (R,K,m) of one layer, `counts[i]` of them for example i: J_ik = Σ g_k xᵀ.
+
+    `sizes` (R,K) are the norms ‖g_ρk‖‖x_ρ‖, or what those of the stored rows add up to where g combines them.
+    """
 
     x: Array
     g: Array
     counts: NDArray[np.int64]
+    sizes: Array
 
     def sums(self, rows: Array) -> Array:
         """Return the sums of rows over each example along the first axis."""
@@ -38,13 +42,6 @@ class Layer:
     def example(self) -> NDArray[np.int64]:
         """The example, as counted in this shard, that each row belongs to."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
-
-    @property
-    def sizes(self) -> Array:
-        """The norms ‖g_ρk‖‖x_ρ‖, (R,K)."""
-        g, x = np.einsum("rkm,rkm->rk", self.g, self.g), np.einsum("rn,rn->r", self.x, self.x)
-        sizes: Array = np.sqrt(g * x[:, None])
-        return sizes
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,15 @@ def read_store(folder: Path) -> Store:
         if sorted(order.tolist()) != list(range(len(order))):
             raise ValueError("its shards do not hold every example once")
         f0 = np.concatenate(outputs).astype(np.float64)[np.argsort(order)]
-        readers = [partial(_read, folder, entry, shapes) for entry in manifest["shards"]]
+        C = _contrasts(f0.shape[1]) if identity.get("centred", False) else np.eye(f0.shape[1])
+        readers = [partial(_read, folder, entry, shapes, C) for entry in manifest["shards"]]
         return Store(f0, shapes, readers, str(manifest["key"]))
     except Exception as error:  # safetensors raises a type of its own for each kind of damage
         raise _damaged(folder, error) from error
 
 
-def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> Shard:
-    """Read one shard; raises InputError where it is not as the manifest says."""
+def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]], C: Array) -> Shard:
+    """Read one shard, whose rows are of the outputs z ↦ C z; raises InputError where it is not so."""
     from safetensors import safe_open
 
     try:
@@ -117,10 +115,21 @@ def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int
                     raise ValueError(f"the rows of {name} are not those of its examples")
                 if (g.shape[2], x.shape[1]) != (m, n):
                     raise ValueError(f"the rows of {name} are not those of a matrix {m} x {n}")
-                layers[name] = Layer(x, g, counts)
+                if g.shape[1] != len(C):
+                    raise ValueError(f"the rows of {name} are of {g.shape[1]} outputs and not of {len(C)}")
+                norms = np.linalg.norm(g, axis=2) * np.linalg.norm(x, axis=1)[:, None]
+                layers[name] = Layer(x, np.einsum("jk,rjm->rkm", C, g), counts, norms @ np.abs(C))
         return Shard(index, layers)
     except Exception as error:  # as above
         raise _damaged(folder, error) from error
+
+
+def _contrasts(k: int) -> Array:
+    """Return k − 1 orthonormal combinations of k outputs: their mean of the first j less the next one."""
+    C = np.tril(np.ones((k - 1, k)))
+    C[np.arange(k - 1), np.arange(1, k)] = -np.arange(1, k)
+    contrasts: Array = C / np.linalg.norm(C, axis=1, keepdims=True)
+    return contrasts
 
 
 def _unbanded(band: Array, start: NDArray[np.int64], m: int) -> Array:
