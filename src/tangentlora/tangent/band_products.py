@@ -19,7 +19,7 @@ from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.operator import Products
 from tangentlora.tangent.rows import Rows, combine, orthonormal
 
-_BANDED = 2**19  # entries of g from which bands pay: below, a dozen small products cost more than a large one
+_BANDED = 2**18  # entries of g from which bands pay: below, a dozen small products cost more than a large one
 
 
 @final
