@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -89,3 +91,28 @@ def test_a_matrix_free_polish_that_is_cut_short_is_seen(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "_POLISH", 0)
     rough = Hessian(problem, rest(problem, start, noise), noise)
     assert float(rough.gradient.norm()) > 1e-12 * float(Hessian(problem, start, noise).gradient.norm())
+
+
+def test_a_descent_that_ends_short_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = hard_problem("logistic", 3)
+    noise = perturbation(problem.jacobian.shapes, 1e-3 * problem.lam, 0, problem.f0)
+    start = begin(problem, noise, 2, Start.LARGE, 0)
+    minimize, ends = module.minimize, []
+
+    def short(*args: Any, options: dict[str, Any], **kwargs: Any) -> Any:
+        ends.append(minimize(*args, options=options | {"maxiter": 12}, **kwargs))
+        return ends[-1]
+
+    monkeypatch.setattr(module, "minimize", short)
+    after = Hessian(problem, rest(problem, start, noise), noise)
+    assert len(ends) > 2
+    assert abs(ends[0].jac).max() > 1e-6  # the first of them was not at rest
+    assert float(after.gradient.norm()) < 1e-10
+
+
+def test_a_run_whose_line_search_failed_is_decided() -> None:
+    problem = random_problem(143, "logistic", n_examples=6, shapes=((4, 5), (5, 4)))
+    problem = problem.with_lam(0.02 * largest_lam(problem))
+    size = 1e-3 * problem.lam
+    (run,) = survey(problem, [4], size=size, starts=(Start.ZERO,), seed=43).runs
+    assert run.outcome is Outcome.GLOBAL_OPTIMUM

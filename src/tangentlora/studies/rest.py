@@ -21,6 +21,8 @@ from tangentlora.solvers.starts import paper_start
 from tangentlora.theory.curvature import DENSE
 from tangentlora.theory.hessian import Hessian
 
+_RESTARTS = 10
+_NO_MORE = 1e-9  # of F: a fall as small as that ends the descent
 _POLISH = 12  # Newton steps; they converge quadratically
 _FLAT = 1e-9  # eigenvalues below this share of the largest are rotations
 _INEXACT = 1e-8  # MINRES's own measure of its residual
@@ -67,7 +69,8 @@ def begin(problem: Problem, noise: Mapping[str, Tensor], rank: int, start: Start
 def rest(problem: Problem, factors: Factors, noise: Mapping[str, Tensor]) -> Factors:
     """Return the stationary point of F_Π that L-BFGS comes to, polished by Newton's steps on ∇F_Π = 0.
 
-    These converge to minima and saddles alike: they never decide between them.
+    A line search can end short of one, so L-BFGS begins again where it stopped, without its memory, until F
+    falls no more. Newton's steps converge to minima and saddles alike: they never decide between them.
     """
     objective = FactoredObjective(problem, noise)
     like = problem.f0
@@ -78,8 +81,13 @@ def rest(problem: Problem, factors: Factors, noise: Mapping[str, Tensor]) -> Fac
 
     x = pack(factors, factors, like).cpu().numpy()
     options = {"maxiter": 3000, "maxfun": 6000, "gtol": 1e-11, "ftol": 1e-15, "maxcor": 20}
-    found = minimize(evaluate, x, jac=True, method="L-BFGS-B", options=options).x
-    here = Hessian(problem, unpack(torch.from_numpy(found).to(like), factors), noise)
+    before, _ = evaluate(x)
+    for _ in range(_RESTARTS):
+        ended = minimize(evaluate, x, jac=True, method="L-BFGS-B", options=options)
+        x, fallen, before = ended.x, before - ended.fun, ended.fun
+        if fallen <= _NO_MORE * max(1.0, abs(before)):
+            break
+    here = Hessian(problem, unpack(torch.from_numpy(x).to(like), factors), noise)
     for _ in range(_POLISH):
         there = here.moved(-_newton_step(here))
         if not float(there.gradient.norm()) < 0.5 * float(here.gradient.norm()):
