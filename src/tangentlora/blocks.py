@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,11 @@ Factors: TypeAlias = dict[str, tuple[Float[Tensor, "_m _r"], Float[Tensor, "_n _
 def multiply(factors: Factors) -> Blocks:
     """Return the dense updates δ_t = u_t v_tᵀ, (m,n) per layer."""
     return {name: u @ v.T for name, (u, v) in factors.items()}
+
+
+def cast(factors: Factors, *to: Any) -> Factors:
+    """Return the factors in a precision, on a device or as a tensor is: `to` is what `Tensor.to` takes."""
+    return {name: (u.to(*to), v.to(*to)) for name, (u, v) in factors.items()}
 
 
 def padded(factors: Factors, rank: int) -> Factors:

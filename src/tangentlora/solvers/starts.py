@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.solvers.spectral_start import spectral_start
@@ -42,7 +42,7 @@ def given_start(problem: Problem, given: Factors, rank: int, seed: int) -> Facto
             f"got a start of rank {columns} for LoRA of rank {rank}, expected at most that: raise --rank, or "
             "make the start smaller with tangentlora compress"
         )
-    own = {name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in given.items()}
+    own = cast(given, problem.f0)
     return _filled(problem.zero() | own, paper_start(problem, rank, seed), rank)
 
 

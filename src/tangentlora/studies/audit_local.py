@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors, padded
+from tangentlora.blocks import Factors, cast, padded
 from tangentlora.data import COMPLETION
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import balance, product_singular_values
 from tangentlora.studies.opened import Opened
-from tangentlora.studies.regime import less_mean
 from tangentlora.tangent.linearize import linearize, linearize_at
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.first_order import USED
@@ -121,9 +120,7 @@ def local_part(
     halved = {t: (_HALF * u, v) for t, (u, v) in factors.items()}
     with attached(network.module, targets, halved):
         middle = network.predict(examples, batch_size)
-    if centred:
-        before, middle, after = map(less_mean, (before, middle, after))
-    single = {t: (u.float(), v.float()) for t, (u, v) in factors.items()}
+    single = cast(factors, torch.float32)
     change = here.jacobian.at(single).forward()
     steps = along(opened.loss, y, before, change, {0.0: before, _HALF: middle, 1.0: after})
     largest = max(float(product_singular_values(u, v)[:1].sum()) for u, v in factors.values())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tangentlora.adapters import loaded_outputs, saved_modules, write_adapter, zeroed
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.data import Splits
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
@@ -185,7 +185,7 @@ def _write(opened: Opened, factors: Factors, folder: Path, batch_size: int) -> W
     )
     if where is None:
         return None
-    stored = {name: (u.float(), v.float()) for name, (u, v) in factors.items()}  # as the file has them
+    stored = cast(factors, torch.float32)  # as the file has them
     with _precise(network.module):
         with attached(network.module, opened.targets, stored):
             claimed = network.predict(inputs, batch_size).double()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.data import Examples
 from tangentlora.models.attach import attached
 from tangentlora.models.network import Network
@@ -52,14 +52,14 @@ class Compressor:
     def problem(self) -> Problem:
         """The problem linearised at W + δ, in δ' itself: its outputs at δ are those of the real network."""
         jacobian, there = self._linearised(self.given, self.progress)
-        f0 = there - jacobian.at(_as(there, self.given)).forward()
+        f0 = there - jacobian.at(cast(self.given, there)).forward()
         y = torch.tensor(self.train.labels, device=f0.device)
         return Problem(jacobian, f0, y, self.loss, 0.0)
 
     @cached_property
     def factors(self) -> Factors:
         """The given factors, in float64 where the problem is."""
-        return _as(self.problem.f0, self.given)
+        return cast(self.given, self.problem.f0)
 
     @cached_property
     def directions(self) -> Directions:
@@ -199,8 +199,3 @@ class Compressor:
         """Return what the loss sees of outputs: for cross-entropy all but their mean over the K."""
         C = self._contrasts.to(z)
         return z @ C.T @ C
-
-
-def _as(like: Tensor, factors: Factors) -> Factors:
-    """Return the factors in the precision and on the device of a tensor."""
-    return {name: (u.to(like), v.to(like)) for name, (u, v) in factors.items()}

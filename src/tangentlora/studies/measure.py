@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.models.update import updated
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.tangent.operator import Operator
@@ -32,10 +32,7 @@ class LinearisedSet:
 
     def outputs(self, factors: Factors, pretrained: bool = True) -> Float[Tensor, "N K"]:
         """Return the centred outputs at uvᵀ; without `pretrained` those of the update alone, Jδ."""
-        single = {
-            name: (u.to(self.f0.device, torch.float32), v.to(self.f0.device, torch.float32))
-            for name, (u, v) in factors.items()
-        }
+        single = cast(factors, self.f0.device, torch.float32)
         change = self.jacobian.at(single).forward()
         return (self.f0 + change if pretrained else change) @ self.C
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.data import COMPLETION, Examples, Splits, Task, load_splits
 from tangentlora.errors import InputError
 from tangentlora.models.causal import CausalPrompt
@@ -134,7 +134,7 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     )
     start = None
     if begun.start is not None:
-        start = {name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in begun.start.items()}
+        start = cast(begun.start, problem.f0)
     return Prepared(
         settings, network, splits, targets, train, test, problem, plan, chosen_by, start, begun.saved
     )

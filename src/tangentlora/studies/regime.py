@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.data import Examples
 from tangentlora.models.update import updated
 from tangentlora.studies.prepare import Prepared, scores
@@ -63,24 +61,16 @@ def regime(
 def along_of(
     prepared: Prepared, tangent: Tangent, examples: Examples, factors: Factors, taus: Sequence[float]
 ) -> tuple[Step, ...]:
-    """Return the steps along W + τδ on one set, of outputs less their mean where the tangent is centred."""
+    """Return the steps along W + τδ on one set."""
     real = {}
     for tau in taus:
         scaled = {name: (tau * u, v) for name, (u, v) in factors.items()}
         with updated(prepared.network, prepared.targets, scaled):
             real[tau] = prepared.network.predict(examples.inputs, prepared.settings.batch_size)
-    single = {name: (u.float().cpu(), v.float().cpu()) for name, (u, v) in factors.items()}
+    single = cast(factors, "cpu", torch.float32)
     change = tangent.jacobian.at(single).forward()
     labels = torch.tensor(examples.labels)
-    f0 = tangent.f0
-    if tangent.centred:
-        f0, real = less_mean(f0), {tau: less_mean(z) for tau, z in real.items()}
-    return along(prepared.problem.loss, labels, f0, change, real)
-
-
-def less_mean(z: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
-    """Return outputs less their mean over the K, as a centred tangent changes them."""
-    return z - z.mean(1, keepdim=True)
+    return along(prepared.problem.loss, labels, tangent.f0, change, real)
 
 
 def baseline(prepared: Prepared) -> tuple[dict[str, float], float]:

@@ -22,11 +22,11 @@ from tangentlora.models.network import Batch, Features, Network, dealt_batches
 from tangentlora.models.targets import Target
 from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
-from tangentlora.tangent.centred import CentredJacobian
 from tangentlora.tangent.compress import TOLERANCE, compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
 from tangentlora.tangent.proof import prove
 from tangentlora.tangent.shared_store import common_folder, is_stored, load_share
+from tangentlora.tangent.store import of_outputs
 from tangentlora.tangent.store_writer import ShardWriter, publish
 from tangentlora.tangent.tangent import FORMAT, Tangent, key_of
 
@@ -75,7 +75,7 @@ def linearize(
         position = torch.cat([part.index for part in found]).argsort()
         jacobian = concatenate([part.jacobian for part in found]).select(position)
         f0 = torch.cat([part.outputs for part in found])[position]
-        return Tangent(f0, CentredJacobian(jacobian) if centred else jacobian, targets, identity)
+        return Tangent(f0, of_outputs(jacobian, identity), targets, identity)
     with common_folder(folder) as partial:
         writer = ShardWriter(partial, processes.rank())
         for part in parts:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.tangent.operator import Point, Weigh
 
 
@@ -26,19 +26,15 @@ class RoughPoint(Point):
 
     def adjoint(self, a: Float[Tensor, "N K"]) -> Factors:
         """Return (M_t v_t, M_tᵀ u_t) per layer."""
-        return _cast(self.single.adjoint(a.float()), torch.float64)
+        return cast(self.single.adjoint(a.float()), torch.float64)
 
     def differential(self, d: Factors) -> Float[Tensor, "N K"]:
         """Return J(U vᵀ + u Vᵀ), (N,K)."""
-        return self.single.differential(_cast(d, torch.float32)).double()
+        return self.single.differential(cast(d, torch.float32)).double()
 
     def curvature(self, d: Factors, weigh: Weigh) -> Factors:
         """Return the adjoint of weigh(differential(d))."""
         found = self.single.curvature(
-            _cast(d, torch.float32), lambda z, examples: weigh(z.double(), examples).float()
+            cast(d, torch.float32), lambda z, examples: weigh(z.double(), examples).float()
         )
-        return _cast(found, torch.float64)
-
-
-def _cast(factors: Factors, dtype: torch.dtype) -> Factors:
-    return {name: (u.to(dtype), v.to(dtype)) for name, (u, v) in factors.items()}
+        return cast(found, torch.float64)

@@ -19,9 +19,10 @@ from tangentlora.tangent.jacobian import Jacobian, concatenate
 from tangentlora.tangent.operator import Extent, Operator, Products
 from tangentlora.tangent.rows import Rows
 from tangentlora.tangent.shard_passes import LARGE, ShardPasses
-from tangentlora.tangent.store import read_shard
+from tangentlora.tangent.store import read_manifest, read_shard
 from tangentlora.tangent.store_writer import ShardEntry
 from tangentlora.tangent.stored_point import StoredPoint
+from tangentlora.tangent.tangent import is_centred
 
 
 @final
@@ -195,6 +196,6 @@ def in_blocks(
     places[position] = torch.arange(len(position))
     order = torch.split(places, [shard.examples for shard in shards])
     f0 = torch.cat([part[1] for part in read])[position]
-    held = read_shard(folder, shards[0], targets[:1])[2][targets[0].name].n_outputs
+    held = f0.shape[1] - 1 if is_centred(read_manifest(folder)["identity"]) else f0.shape[1]
     passes = ShardPasses(folder, tuple(shards), tuple(targets), order, held)
     return f0, StoredJacobian(passes, index)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.tangent.operator import Point, Weigh
 from tangentlora.tangent.rows import Rows
 from tangentlora.tangent.shard_passes import ShardPasses
@@ -35,8 +35,7 @@ class StoredPoint(Point):
         return self.passes.to(self.work)
 
     def _cast(self, factors: Factors) -> Factors:
-        pairs = ((name, *factors[name]) for name in self.factors)
-        return {name: (u.to(self.work), v.to(self.work)) for name, u, v in pairs}
+        return cast({name: factors[name] for name in self.factors}, self.work)
 
     def forward(self) -> Float[Tensor, "N K"]:
         """Return J(uvᵀ), (N,K)."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
 from tangentlora.problem.threads import fitting_threads
@@ -110,9 +110,7 @@ def certify(problem: Problem, solution: Solution | Factors, tolerance: float = 1
 
 
 def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certificate:
-    factors = problem.zero() | {
-        name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in factors.items()
-    }
+    factors = problem.zero() | cast(factors, problem.f0)
     z = problem.outputs(factors)
     if not torch.isfinite(z).all():
         raise InputError("got factors whose outputs overflow, expected numbers: lower the learning rate")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import EPS
 from tangentlora.solvers.solution import Solution
@@ -58,7 +58,7 @@ def rank_bound(problem: Problem, solution: Solution | Factors) -> RankBound:
     """
     factors = solution.factors if isinstance(solution, Solution) else solution
     certificate = certify(problem, factors)
-    z = problem.outputs({name: (u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in factors.items()})
+    z = problem.outputs(cast(factors, problem.f0))
     a, s = problem.dual_point(z), certificate.dual_scale
     gap = max(certificate.gap + certificate.rounding, 0.0)
     distance = math.sqrt(2 * problem.loss.smoothness * gap / len(z)) * (1 + 4 * EPS)

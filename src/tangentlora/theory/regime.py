@@ -84,6 +84,7 @@ def along(
 ) -> tuple[Step, ...]:
     """Return the steps along W + τδ for the real outputs f(W+τδ) given by τ; `change` is Jδ.
 
+    Errors are those of what the loss can tell apart: for cross-entropy of the outputs less their mean.
     Raises InputError for τ outside [0, 1] or none, and for outputs of another shape or not finite.
     """
     if not real or any(not 0 <= tau <= 1 for tau in real):
@@ -92,6 +93,11 @@ def along(
             "those"
         )
     f0, change = f0.double(), change.double()
+    C = loss.contrasts(f0.shape[1])
+
+    def seen(z: Float[Tensor, "N K"]) -> Float[Tensor, "N J"]:
+        return z if C is None else z @ C.to(z).T
+
     steps = []
     for tau in sorted(real):
         z, f = f0 + tau * change, real[tau].double()
@@ -102,7 +108,7 @@ def along(
             )
         losses = [float(loss.value(outputs, y).mean()) for outputs in (z, f)]
         accuracies = [accuracy(outputs, y) for outputs in (z, f)]
-        error = ratio(float((f - z).norm()), float((z - f0).norm())) if tau else 0.0
+        error = ratio(float(seen(f - z).norm()), float(seen(z - f0).norm())) if tau else 0.0
         steps.append(Step(tau, error, *losses, *accuracies))
     return tuple(steps)
 

@@ -118,7 +118,7 @@ def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int
                 if g.shape[1] != len(C):
                     raise ValueError(f"the rows of {name} are of {g.shape[1]} outputs and not of {len(C)}")
                 norms = np.linalg.norm(g, axis=2) * np.linalg.norm(x, axis=1)[:, None]
-                layers[name] = Layer(x, np.einsum("jk,rjm->rkm", C, g), counts, norms @ np.abs(C))
+                layers[name] = Layer(x, C.T @ g, counts, norms @ np.abs(C))
         return Shard(index, layers)
     except Exception as error:  # as above
         raise _damaged(folder, error) from error

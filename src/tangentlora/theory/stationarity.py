@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.blocks import Factors
+from tangentlora.blocks import Factors, cast
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import RANK_TOLERANCE
@@ -95,7 +95,7 @@ def classify(
     eigenvalue is sought in the span of the Jacobian; across it the Hessian is λ.
     Raises InputError for factors or Π that do not fit the problem or are not finite.
     """
-    factors = problem.zero() | {t: (u.to(problem.f0), v.to(problem.f0)) for t, (u, v) in factors.items()}
+    factors = problem.zero() | cast(factors, problem.f0)
     noise = {} if noise is None else noise
     _check(problem, factors, noise)
     if noise:
