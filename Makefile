@@ -11,7 +11,7 @@ BENCHMARKS := linearize_roberta linearize_peers store_size two_processes publish
 	certified_scaling larger_than_memory paper_protocol lambda_path audit_large landscape profile_jobs
 IN_PARTS := linearize_peers certified_peers certified_scaling
 
-.PHONY: demo test lint bench $(addprefix bench-,$(BENCHMARKS)) results clean
+.PHONY: demo test lint campaign bench $(addprefix bench-,$(BENCHMARKS)) results clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -24,6 +24,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# About 20 minutes on 2 cores: random problems and forged run folders, held against extended precision.
+campaign: $(VENV)/.dev
+	$(TEST_ENV) $(BIN)/python campaign/random_certificates.py
+	$(TEST_ENV) PYTHONPATH=tests $(BIN)/python campaign/forgeries.py
 
 # Takes hours, alone on the machine; each result is written as soon as it is there.
 bench: $(addprefix bench-,$(BENCHMARKS))
