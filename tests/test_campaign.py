@@ -13,12 +13,15 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "campaign"))
 
 import extended
+import forgeries
 import judge
 import regimes
 from counts import independent_outputs
 from extended import Raw, evaluate
+from small_runs import small_settings
 from tangentlora import Certified, certify
 from tangentlora.solvers.solution import Record, Status
+from tangentlora.studies.fit import fit
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).eps > 1e-18, reason="longdouble is float64 on this machine"
@@ -201,3 +204,38 @@ def test_outputs_are_counted_by_rank_whatever_their_scale() -> None:
     assert judge.miscounts(10, 10, [3, 2]) == []
     assert judge.miscounts(10, 9, [3, 2]) == [("false count", "9 independent outputs, counted 10")]
     assert judge.miscounts(10, 10, [4, 1]) == [("false count", "ranks [4, 1] need 11 of 10")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certified run of a tiny network."""
+    folder = tmp_path_factory.mktemp("made")
+    fit(small_settings(folder), folder / "run")
+    return folder / "run"
+
+
+def test_a_forgery_that_is_accepted_is_found(run: Path) -> None:
+    found = forgeries.attempt(run, lambda folder: None, seal=True)
+    assert found is not None
+    assert found.startswith("accepted: Valid")
+
+
+def test_checksums_are_redone_where_they_are_asked_to_be(run: Path) -> None:
+    respelled = forgeries.edit_json("certificate.json", lambda certificate: None)  # without indentation
+    assert forgeries.attempt(run, respelled, seal=False) is None
+    assert str(forgeries.attempt(run, respelled, seal=True)).startswith("accepted: Valid")
+
+
+def test_an_exception_in_place_of_a_sentence_is_found(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(forgeries, "verify", broken)
+    assert forgeries.attempt(run, lambda folder: None, seal=True) == "ZeroDivisionError: by zero"
+
+
+def test_every_part_of_a_run_is_forged(run: Path) -> None:
+    made = [what for what, _, _ in forgeries.forgeries(run, run)]
+    assert len(made) >= 150
+    assert {what.split(":")[0] for what in made} >= {"certificate", "run.json", "answer", "adapter", "store"}
+    assert len(set(made)) == len(made)
