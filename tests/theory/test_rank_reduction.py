@@ -153,9 +153,56 @@ def test_dependent_examples_count_once() -> None:
     assert_reduced(problem, factors, reduce_rank(problem, factors))
 
 
+def nearly_repeated(difference: float) -> Problem:
+    """Return a problem of four examples, the last of which is the first but for a small difference."""
+    given = random_problem(3, "squared", n_examples=4, n_outputs=1)
+    jacobian, layers = given.rows.select([0, 1, 2, 0]), {}
+    for name, rows in jacobian.layers.items():
+        last = (rows.example == 3).unsqueeze(1)
+        layers[name] = replace(rows, x=rows.x + difference * last * torch.randn_like(rows.x))
+    return replace(given, jacobian=Jacobian(layers))
+
+
+SCALES = {
+    "a million": (1.0, 1e-6, 1e6),
+    "a billion": (1e-9, 1.0, 1e9),
+    "one alone": (1.0, 1.0, 1.0, 1e-7),
+    "beyond squares": (1e-120, 1e100, 1.0),
+}
+
+
+@pytest.mark.parametrize("scales", SCALES.values(), ids=list(SCALES))
+def test_the_scale_of_an_example_changes_no_count_and_no_rank(scales: tuple[float, ...]) -> None:
+    for seed in range(ANSWERS // 30):
+        given, factors = random_answer(seed, LOSSES[seed % 3])
+        problem = rescaled(given, scales)
+        dense = torch.cat([J.flatten(0, 1).flatten(1) for J in given.contrasted.rows.dense().values()], 1)
+        assert problem.constraints == given.constraints == int(torch.linalg.matrix_rank(dense))
+        assert coordinates(reduce_rank(problem, factors)) <= problem.constraints
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6, 1e9, 1e100])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_the_scale_of_a_layer_changes_no_count(loss: str, scale: float) -> None:
+    given = random_problem(5, loss, n_examples=6, shapes=((2, 3), (4, 5)))
+    rows = dict(given.rows.layers)
+    rows["layer.1"] = replace(rows["layer.1"], x=scale * rows["layer.1"].x)
+    problem = replace(given, jacobian=Jacobian(rows))
+    assert (
+        given.rows.only(["layer.0"]).n_examples * given.contrasted.f0.shape[1] > 6
+    )  # that layer alone has 6
+    assert problem.constraints == given.constraints > 6
+
+
+def test_the_scale_of_an_output_changes_no_count() -> None:
+    given = random_problem(5, "squared", n_examples=4, n_outputs=3)
+    problem = replace(given, jacobian=given.rows.combine_outputs(torch.diag(torch.tensor([1e-6, 1.0, 1e6]))))
+    assert problem.constraints == given.constraints == 12
+
+
 def test_outputs_come_before_the_count_of_a_kernel_that_is_nearly_singular() -> None:
-    """An example whose Jacobian is 10⁻⁷ of the others' is not counted in c; its output stays all the same."""
-    problem = rescaled(random_problem(3, "squared", n_examples=4, n_outputs=1), (1.0, 1.0, 1.0, 1e-7))
+    """An example that differs by 10⁻⁷ from another is not counted in c; its output stays all the same."""
+    problem = nearly_repeated(1e-7)
     factors = random_factors(problem.jacobian, (2, 1))
     reduced = reduce_rank(problem, factors)
     assert problem.constraints == 3

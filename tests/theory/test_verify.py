@@ -40,8 +40,9 @@ from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.evidence import Answer, read_answer
 from tangentlora.theory.recompute import recompute
 from tangentlora.theory.shards import Layer, Shard, Store, read_store
-from tangentlora.theory.verify import AGREEMENT, Verification, verify
+from tangentlora.theory.verify import Verification, verify
 
+REPEATED = ("objective", "factored_objective", "lower_bound", "gap", "relative_gap", "certified")
 FIELDS = tuple(Certificate.__dataclass_fields__)
 
 
@@ -125,7 +126,7 @@ def test_the_certificate_says_in_json_exactly_what_was_computed(original: Path) 
         assert type(value) is type(ours[name])
         if isinstance(value, float):
             assert float(repr(value)) == value
-            assert value == pytest.approx(ours[name], rel=0, abs=AGREEMENT)
+            assert value == pytest.approx(ours[name], rel=0, abs=1e-9)
 
 
 def test_other_spellings_of_the_same_numbers_are_accepted(run: Path) -> None:
@@ -174,7 +175,7 @@ def test_every_field_of_the_certificate_is_checked(run: Path, name: str, kind: s
     seal(run)
     result = verify(run)
     assert_rejected(result, f"{name} ")
-    assert len(result.reasons) == 1
+    assert len(result.reasons) == (2 if name in REPEATED else 1)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -220,9 +221,7 @@ def test_the_tolerance_and_the_loss_are_those_of_the_run(run: Path, name: str, v
     assert_rejected(verify(run))
 
 
-@pytest.mark.parametrize(
-    "name", ["objective", "factored_objective", "lower_bound", "gap", "relative_gap", "certified"]
-)
+@pytest.mark.parametrize("name", REPEATED)
 def test_the_numbers_that_run_json_repeats_are_checked(run: Path, name: str) -> None:
     rewrite(
         run / "run.json", lambda record: record["runs"][0].update({name: changed(record["runs"][0][name])})
@@ -636,8 +635,9 @@ def test_labels_of_the_logistic_loss(tmp_path: Path, labels: list[Any], fits: bo
 
 
 def test_an_eigenvalue_at_the_border_of_rank_may_count_or_not() -> None:
-    scale = np.array([1.0, (1.0001e-11) ** 0.5])
-    layer = layer_of(np.eye(2) * scale, np.ones((2, 1, 1)), np.array([1, 1]))
+    cosine = 1 - 2.0002e-11  # the eigenvalues of two unit rows are 1 + cosine and 1 − cosine
+    x = np.array([[1.0, 0.0], [cosine, np.sqrt(1 - cosine**2)]])
+    layer = layer_of(x, np.ones((2, 1, 1)), np.array([1, 1]))
     tangent = Store(
         np.zeros((2, 1)), {"layer": (1, 2)}, [lambda: Shard(np.arange(2), {"layer": layer})], "key"
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
+from tangentlora.problem.independence import independent_outputs
 from tangentlora.problem.losses import Contrasted, Loss
 from tangentlora.problem.spectral import RANK_TOLERANCE, norm_bound, product_singular_values
 from tangentlora.tangent.jacobian import Jacobian, in_memory
@@ -20,7 +21,7 @@ from tangentlora.tangent.span import Span, restrict
 
 _KERNEL_LIMIT = 4096
 _SAMPLE = 512  # outputs of the examples that a preconditioner is made of
-_KERNEL_RANK = 1e-11  # of the largest eigenvalue: a hundred times what rounding leaves of a zero one
+_LARGEST = 1e154  # squares overflow above
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,12 @@ class Problem:
             raise InputError(
                 "got no examples, or outputs or gradients that are not finite, expected numbers: use float32 "
                 "weights and remove the examples that overflow"
+            )
+        x, g = self.jacobian.largest
+        if x * g > _LARGEST:
+            raise InputError(
+                f"got gradients as large as {x * g:.0e}, whose squares overflow in float64, expected less "
+                f"than {_LARGEST:.0e}: divide the Jacobian and λ by one number, which only scales the updates"
             )
         self.loss.check_labels(self.y, *self.f0.shape)
 
@@ -155,25 +162,31 @@ class Problem:
         return index, self.jacobian.select(index)
 
     @cached_property
+    def _kernel(self) -> Float[Tensor, "c c"]:
+        return self.contrasted.jacobian.gram()
+
+    @cached_property
     def kernel_eigenvalues(self) -> Float[Tensor, " c"]:
         """The eigenvalues of the contrasted tangent kernel J Jᵀ, smallest first."""
         if self._origin is not None:
             return self._origin.kernel_eigenvalues
-        values: Tensor = torch.linalg.eigvalsh(self.contrasted.jacobian.gram())
+        values: Tensor = torch.linalg.eigvalsh(self._kernel)
         return values
 
     @cached_property
     def constraints(self) -> int:
         """The number c of independent outputs on the data: the numerical rank of the contrasted kernel.
 
+        The kernel is scaled to a unit diagonal first: the rank does not depend on the scale of an example.
         Above 4,096 outputs, where the kernel is too large to decompose, the bound N·K' on it (K' contrasted
         outputs). Derived; docs/theory.md, "Contrasts".
         """
         size = self.contrasted.f0.numel()
         if size > _KERNEL_LIMIT:
             return size
-        values = self.kernel_eigenvalues
-        return int((values > _KERNEL_RANK * values[-1]).sum())
+        if self._origin is not None:
+            return self._origin.constraints
+        return independent_outputs(self.contrasted.jacobian, lambda: self._kernel)
 
     def require_factors(self, factors: Factors, remedy: str) -> None:
         """Raise InputError unless these are finite pairs u_t (m,r), v_t (n,r) of layers of the problem.

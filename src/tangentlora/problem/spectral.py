@@ -15,6 +15,9 @@ EPS = float(torch.finfo(torch.float64).eps)
 RANK_TOLERANCE = 1e-7
 """A singular value below this fraction of the largest of all layers counts as zero: half the digits."""
 
+_NORMAL = float(torch.finfo(torch.float64).tiny)
+_MOST = 1024  # the exponent from which numbers are infinite
+
 SMALL = 64  # the smaller side up to which all singular values cost less than the proof of one
 
 
@@ -65,6 +68,8 @@ def shrink(
 def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
     """Return an upper bound on ‖M‖₂ in float64: proved, and above it by some hundred roundoffs at most.
 
+    M is first scaled by the power of two that brings its largest entry to between ½ and 1: that is exact, and
+    no square leaves the range of float64. The bound of a matrix with an entry that is no number is infinite.
     With G = MMᵀ (q,q), the smaller of the two Gram matrices, and τ a little above Lanczos' estimate of σ₁, a
     factorisation τ²I − G = RRᵀ that succeeds in floating point proves that, with p the longer side,
 
@@ -74,6 +79,28 @@ def norm_bound(matrix: Float[Tensor, "m n"]) -> float:
     matrices, σ₁ comes from all singular values, times 1 + 8(p + 1)ε.
     Derived; docs/theory.md, "Rounding".
     """
+    power = exponent(matrix)
+    if power is None:
+        return math.inf
+    bound = _unit_norm_bound(times_power(matrix, -power))
+    whole = math.ldexp(bound, power) if power + math.frexp(bound)[1] <= _MOST else math.inf
+    return whole if whole == 0 or whole >= _NORMAL else math.nextafter(whole, math.inf)
+
+
+def exponent(matrix: Float[Tensor, "*s"]) -> int | None:
+    """Return the e with 2^(e−1) ≤ max |entry| < 2^e, 0 for zeros or nothing, None where one is no number."""
+    largest = float(matrix.abs().max()) if matrix.numel() else 0.0
+    return math.frexp(largest)[1] if math.isfinite(largest) else None
+
+
+def times_power(matrix: Float[Tensor, "*s"], power: int) -> Float[Tensor, "*s"]:
+    """Return M·2^power: exact but for entries that end below the range of normal numbers."""
+    half = power // 2  # 2^1074 is no float64, and its root is one
+    return matrix if power == 0 else matrix * 2.0**half * 2.0 ** (power - half)
+
+
+def _unit_norm_bound(matrix: Float[Tensor, "m n"]) -> float:
+    """Return the bound for a matrix whose largest entry is near 1."""
     thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     q, p = thin.shape
     if q > SMALL:

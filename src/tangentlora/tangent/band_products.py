@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.tangent.operator import Products
-from tangentlora.tangent.rows import Rows, combine, orthonormal
+from tangentlora.tangent.rows import Rows, combine, lengths, orthonormal
 
 _BANDED = 2**18  # entries of g from which bands pay: below, a dozen small products cost more than a large one
 
@@ -73,7 +73,7 @@ class BandedRows(Rows):
         return apart.transpose(0, 1).reshape(h * n * own, *parts.shape[2:])
 
     def _norms(self) -> Float[Tensor, "R K"]:
-        return self._joined(self.bands.norm(dim=4).flatten(1, 2))
+        return self._joined(lengths(self.bands).flatten(1, 2))
 
     def times(self, u: Float[Tensor, "m r"]) -> Float[Tensor, "R K r"]:
         """Return g_ρkᵀ u."""

@@ -7,7 +7,7 @@ takes is taken: K−1 backward passes for K, and (K−1)/K of the output-gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -76,9 +76,11 @@ class CentredJacobian(Operator):
             for name, extent in self.contrasts.extents.items()
         }
 
-    def is_finite(self) -> bool:
-        """Return whether every number is finite."""
-        return self.contrasts.is_finite()
+    @property
+    def largest(self) -> tuple[float, float]:
+        """Bounds on the largest |entry| of all x and of all g; not finite where one of them is not."""
+        x, g = self.contrasts.largest
+        return x, g * self.n_outputs  # |Σ_j C_jk g_j| ≤ √(K−1) max |g_j|
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -96,10 +98,10 @@ class CentredJacobian(Operator):
         """Return the operator at (u, v). A layer that `factors` lacks counts as rank zero."""
         return CentredPoint(self.contrasts.at(factors), self.basis)
 
-    def gram(self) -> Float[Tensor, "NK NK"]:
-        """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
+    def gram(self, weights: Mapping[str, float] | None = None) -> Float[Tensor, "NK NK"]:
+        """Return Θ = Σ_t w_t² J_t J_tᵀ, (NK,NK), row i·K + k: the tangent kernel, where all w_t = 1."""
         n, j, k = self.n_examples, *self.basis.shape
-        inner = self.contrasts.gram().reshape(n, j, n, j)
+        inner = self.contrasts.gram(weights).reshape(n, j, n, j)
         return torch.einsum("jk,ijhl,lm->ikhm", self.basis, inner, self.basis).reshape(n * k, n * k)
 
     def loaded(self) -> Jacobian | None:

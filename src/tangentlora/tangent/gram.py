@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,15 +19,19 @@ _ENTRIES = 2**24  # entries of the row-by-row products that are held at a time: 
 _PARTS = 8  # of a kernel of one Jacobian with itself, of which those on one side of the diagonal are computed
 
 
-def cross_gram(one: Jacobian, other: Jacobian) -> Float[Tensor, "n K p K"]:
+def cross_gram(
+    one: Jacobian, other: Jacobian, weights: Mapping[str, float] | None = None
+) -> Float[Tensor, "n K p K"]:
     """Return Θ[i, k, j, l] of the examples of one Jacobian and those of another of the same layers.
 
-    That of one with itself is symmetric, and takes little more than half the work.
+    With weights layer t counts w_t² times. That of one with itself is symmetric, and takes little more than
+    half the work.
     """
     (n, k), (p, _) = one.zeros().shape, other.zeros().shape
     total = torch.zeros(n, k, p, k, dtype=one.dtype, device=one.device)
     symmetric = one is other
     for name, rows in one.layers.items():
+        share = 1.0 if weights is None else weights[name] ** 2
         for (g, x, example), (h, y, there) in _pairs(rows, other.layers[name]):
             step = max(1, _ENTRIES // max(1, len(y) * k * k))
             if symmetric:
@@ -36,7 +40,8 @@ def cross_gram(one: Jacobian, other: Jacobian) -> Float[Tensor, "n K p K"]:
                 part = slice(start, min(start + step, len(x)))
                 for columns in (part, slice(part.stop, len(y))) if symmetric else (slice(0, len(y)),):
                     products = torch.einsum("rkm,slm->rksl", g[part], h[columns])
-                    products *= (x[part] @ y[columns].T)[:, None, :, None]
+                    inputs = x[part] @ y[columns].T
+                    products *= (inputs if share == 1.0 else share * inputs)[:, None, :, None]
                     i, by_row = _by_example(products, example[part], 0)
                     j, block = _by_example(by_row, there[columns], 2)
                     total[i, :, j] += block

@@ -23,7 +23,7 @@ from tangentlora.errors import InputError
 from tangentlora.tangent.band_products import BandedRows, in_bands
 from tangentlora.tangent.gram import cross_gram
 from tangentlora.tangent.layer_rows import LayerRows, product
-from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh
+from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh, largest_of
 from tangentlora.tangent.rough_point import RoughPoint
 from tangentlora.tangent.rows import Rows
 
@@ -139,11 +139,11 @@ class Jacobian(Operator):
             for name, rows in self.layers.items()
         }
 
-    def is_finite(self) -> bool:
-        """Return whether every number is finite."""
-        parts = (w for rows in self.layers.values() for w in (rows.x, rows.held) if w.numel())
-        # a NaN is the least and the largest of all, and no mask of the rows' size is made
-        return all(bool(torch.isfinite(torch.stack(torch.aminmax(w))).all()) for w in parts)
+    @cached_property
+    def largest(self) -> tuple[float, float]:
+        """The largest |entry| of all x and of all g; not finite where one of them is not."""
+        x, g = zip(*(rows.largest for rows in self.layers.values()), strict=True)
+        return largest_of(x), largest_of(g)
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -194,10 +194,10 @@ class Jacobian(Operator):
         crossed = {name: wide.gu[name].roll(-r, 2) for name, r in ranks.items()}  # [gᵀU, gᵀu]
         return FactoredPoint(self, xv, gu), replace(wide, gu=crossed).forward()
 
-    def gram(self) -> Float[Tensor, "NK NK"]:
-        """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
+    def gram(self, weights: Mapping[str, float] | None = None) -> Float[Tensor, "NK NK"]:
+        """Return Θ = Σ_t w_t² J_t J_tᵀ, (NK,NK), row i·K + k: the tangent kernel, where all w_t = 1."""
         size = self.n_examples * self.n_outputs
-        return cross_gram(self, self).reshape(size, size)
+        return cross_gram(self, self, weights).reshape(size, size)
 
     def dense(self) -> dict[str, Float[Tensor, "N K m n"]]:
         """Return every block J_ik,t, (N,K,m,n) per layer; for tests and small problems only."""
@@ -242,6 +242,20 @@ def in_memory(operator: Operator, what: str) -> Jacobian:
             "memory: use one process, raise --memory, or take fewer examples or layers"
         )
     return loaded
+
+
+def divided(jacobian: Jacobian, sizes: Float[Tensor, " N"]) -> Jacobian:
+    """Return the Jacobian with the rows of example i over sizes_i, shared out so that each x has the size 1.
+
+    No product of two of its numbers leaves float64 where the quotients are near 1.
+    """
+    layers = {}
+    for name, rows in jacobian.layers.items():
+        largest = rows.x.abs().amax(1) if len(rows.x) else rows.x.new_zeros(0)
+        reach = torch.where(largest > 0, largest, 1.0)
+        g = rows.g * reach[:, None, None] / sizes[rows.example][:, None, None]
+        layers[name] = LayerRows(rows.x / reach.unsqueeze(1), g, rows.counts)
+    return Jacobian(layers)
 
 
 def concatenate(parts: Sequence[Jacobian]) -> Jacobian:

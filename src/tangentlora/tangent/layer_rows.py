@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangentlora.tangent.operator import Products
-from tangentlora.tangent.rows import Rows, combine, orthonormal
+from tangentlora.tangent.rows import Rows, combine, lengths, orthonormal
 
 _FEW = 64  # columns up to which `product` is the faster one
 
@@ -39,8 +39,7 @@ class LayerRows(Rows):
         return self.g.shape[1]
 
     def _norms(self) -> Float[Tensor, "R K"]:
-        norms: Tensor = self.g.norm(dim=2)
-        return norms
+        return lengths(self.g)
 
     def weighted(self, a: Float[Tensor, "N K"]) -> Float[Tensor, "R m"]:
         """Return ĝ_ρ = Σ_k a_ik g_ρk for the example i of each row: M_t = Σ_ρ ĝ_ρ x_ρᵀ."""

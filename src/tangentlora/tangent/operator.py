@@ -9,7 +9,8 @@ Changing the representation changes the cost and never the meaning. Derived; doc
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -41,6 +42,12 @@ class Extent:
     rows: int
     longest: int
     sizes: Float[Tensor, "N K"]
+
+
+def largest_of(values: Iterable[float]) -> float:
+    """Return the largest of some numbers, NaN where one is none; 0 where there are none."""
+    found = list(values)
+    return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
 
 
 class Point(abc.ABC):
@@ -111,9 +118,14 @@ class Operator(abc.ABC):
     def extents(self) -> dict[str, Extent]:
         """How large the rows of each layer are; computed once."""
 
+    @property
     @abc.abstractmethod
+    def largest(self) -> tuple[float, float]:
+        """Bounds on the largest |entry| of all x and of all g; not finite where one of them is not."""
+
     def is_finite(self) -> bool:
         """Return whether every number is finite."""
+        return all(math.isfinite(bound) for bound in self.largest)
 
     @abc.abstractmethod
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
@@ -132,8 +144,8 @@ class Operator(abc.ABC):
         """Return the operator at (u, v). A layer that `factors` lacks counts as rank zero."""
 
     @abc.abstractmethod
-    def gram(self) -> Float[Tensor, "NK NK"]:
-        """Return Θ = J Jᵀ, (NK,NK): the tangent kernel, row i·K + k."""
+    def gram(self, weights: Mapping[str, float] | None = None) -> Float[Tensor, "NK NK"]:
+        """Return Θ = Σ_t w_t² J_t J_tᵀ, (NK,NK), row i·K + k: the tangent kernel, where all w_t = 1."""
 
     def loaded(self) -> Jacobian | None:
         """Return it with all its rows in memory, None where they lie elsewhere."""

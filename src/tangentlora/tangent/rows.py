@@ -50,8 +50,17 @@ class Rows(abc.ABC):
     @cached_property
     def sizes(self) -> Float[Tensor, "R K"]:
         """The norm ‖g_ρk‖‖x_ρ‖ of each outer product, Frobenius' and spectral alike."""
-        sizes: Tensor = self._norms() * self.x.norm(dim=1, keepdim=True)
-        return sizes
+        return self._norms() * lengths(self.x).unsqueeze(1)
+
+    @cached_property
+    def largest(self) -> tuple[float, float]:
+        """The largest |entry| of x and of g; not finite where one of them is not."""
+        # a NaN is the least and the largest of all, and no mask of the rows' size is made
+        x, g = (
+            float(torch.stack(torch.aminmax(w)).abs().max()) if w.numel() else 0.0
+            for w in (self.x, self.held)
+        )
+        return x, g
 
     @abc.abstractmethod
     def _norms(self) -> Float[Tensor, "R K"]: ...
@@ -124,6 +133,19 @@ class Rows(abc.ABC):
     def summed(self, left: Float[Tensor, "R p"], right: Float[Tensor, "R q"]) -> Float[Tensor, "N p q"]:
         """Return Σ_{ρ∈i} left_ρ right_ρᵀ for every example, by one batched product."""
         return torch.bmm(self.by_example(left).mT, self.by_example(right))
+
+
+def lengths(vectors: Float[Tensor, "*s d"]) -> Float[Tensor, "*s"]:
+    """Return ‖·‖₂ along the last dimension, also where squares leave the range of the numbers."""
+    found: Tensor = vectors.norm(dim=-1)
+    limits = torch.finfo(vectors.dtype)
+    unsafe = (found < limits.tiny**0.5 / limits.eps) | (found > limits.max**0.5 * limits.eps)
+    if bool(unsafe.any()) and vectors.shape[-1]:
+        odd = vectors[unsafe]
+        largest = odd.abs().amax(-1, keepdim=True)
+        sizes = torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
+        found[unsafe] = (odd / sizes).norm(dim=-1) * sizes.squeeze(-1)
+    return found
 
 
 def orthonormal(vectors: Float[Tensor, "R d"]) -> Float[Tensor, "d R"] | None:

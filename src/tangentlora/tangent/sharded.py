@@ -6,7 +6,7 @@ arguments travels with each result, so that processes which have drifted apart e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -21,7 +21,7 @@ from tangentlora.errors import InputError
 from tangentlora.tangent.gram import cross_gram
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
-from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh
+from tangentlora.tangent.operator import Extent, Operator, Point, Products, Weigh, largest_of
 
 _BLOCK = 64  # outputs of the examples whose rows go round at a time for a Gram matrix
 
@@ -95,10 +95,14 @@ class ShardedJacobian(Operator):
             name: Extent(int(rows[t]), int(longest[:, t].max()), sizes[:, t]) for t, name in enumerate(names)
         }
 
-    def is_finite(self) -> bool:
-        """Return whether every number of every process is finite."""
-        spoilt = torch.tensor([0.0 if self.local.is_finite() else 1.0])
-        return not float(processes.sum_over([spoilt], "is finite")[0])
+    @cached_property
+    def largest(self) -> tuple[float, float]:
+        """Bounds on the largest |entry| of all x and g of every process; exchanged when first asked for."""
+        bounds = torch.zeros(processes.count(), 2, dtype=torch.float64)
+        bounds[processes.rank()] = torch.tensor(self.local.largest if len(self.index) else (0.0, 0.0))
+        (bounds,) = processes.sum_over([bounds], "largest")
+        x, g = (largest_of(part.tolist()) for part in bounds.T)
+        return x, g
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -127,15 +131,15 @@ class ShardedJacobian(Operator):
         """Return the operator at (u, v). A layer that `factors` lacks counts as rank zero."""
         return ShardedPoint(self, self.local.at(factors), _mark(factors))
 
-    def gram(self) -> Float[Tensor, "NK NK"]:
-        """Return Θ = J Jᵀ, (NK,NK): the rows of some examples at a time go to all processes."""
+    def gram(self, weights: Mapping[str, float] | None = None) -> Float[Tensor, "NK NK"]:
+        """Return Σ_t w_t² J_t J_tᵀ, (NK,NK): the rows of some examples at a time go to all processes."""
         n, k = self.size, self.n_outputs
         total = torch.zeros(n, k, n, k, dtype=self.dtype, device=self.device)
         own = torch.arange(len(self.index), device=self.device)
         for block in torch.split(torch.arange(n, device=self.device), max(1, _BLOCK // k)):
             there = self.select(block)
             for part in torch.split(own, max(1, _BLOCK // k)):
-                products = cross_gram(self.local.select(part), there)
+                products = cross_gram(self.local.select(part), there, weights)
                 total[self.index[part][:, None], :, block] = products.transpose(1, 2)
         return processes.sum_over([total], "gram")[0].reshape(n * k, n * k)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,9 +103,15 @@ class StoredJacobian(Operator):
             for name, sizes in total.items()
         }
 
-    def is_finite(self) -> bool:
-        """Return whether every number is finite: no size is, of a row that has one which is not."""
-        return all(bool(torch.isfinite(extent.sizes).all()) for extent in self.extents.values())
+    @property
+    def largest(self) -> tuple[float, float]:
+        """Bounds on the |entries| of all x and g: those of float32, in which they are stored.
+
+        NaN where a number is not finite: then no size is, of a row that has it.
+        """
+        finite = all(bool(torch.isfinite(extent.sizes).all()) for extent in self.extents.values())
+        bound = torch.finfo(torch.float32).max if finite else math.nan
+        return bound, bound * self.n_outputs  # of combined outputs too
 
     def forward(self, delta: Blocks) -> Float[Tensor, "N K"]:
         """Return Jδ, (N,K), for dense per-layer updates; a layer that `delta` lacks counts as zero."""
@@ -138,13 +145,13 @@ class StoredJacobian(Operator):
         """Return the operator at (u, v). A layer that `factors` lacks counts as rank zero."""
         return StoredPoint(self.passes, factors, self.dtype)
 
-    def gram(self) -> Float[Tensor, "NK NK"]:
-        """Return Θ = J Jᵀ, (NK,NK), from every pair of shards."""
+    def gram(self, weights: Mapping[str, float] | None = None) -> Float[Tensor, "NK NK"]:
+        """Return Θ = Σ_t w_t² J_t J_tᵀ, (NK,NK), from every pair of shards."""
         n, k = self.n_examples, self.n_outputs
         total = torch.zeros(n, k, n, k, dtype=self.dtype, device=self.device)
         for rows, block in self.blocks():
             for columns, other in self.blocks():
-                total[rows[:, None], :, columns] = cross_gram(block, other).transpose(1, 2)
+                total[rows[:, None], :, columns] = cross_gram(block, other, weights).transpose(1, 2)
         return total.reshape(n * k, n * k)
 
     def select(self, index: Sequence[int] | Int[Tensor, " S"]) -> Jacobian:

@@ -25,7 +25,7 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.solvers.solution import Solution
-from tangentlora.theory.rounding import rounding_margin, spectral_norm_bounds
+from tangentlora.theory.rounding import dual_scale, rounding_margin, spectral_norm_bounds
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,10 @@ def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certific
     a = problem.dual_point(z)
     norms = spectral_norm_bounds(problem, a)
     largest = max(norms.values())
-    scale = 1.0 if largest <= problem.lam else problem.lam / largest
+    scale = dual_scale(problem.lam, largest)
     conjugate = problem.loss.conjugate(len(z) * scale * a, problem.y)
     lower_bound = float(scale * (a * problem.f0).sum() - conjugate.mean())
+    _require_finite(objective, factored, lower_bound)
     rounding = rounding_margin(problem, factors, z, a, conjugate)
     gap = objective - lower_bound
     size = max(1.0, abs(objective))
@@ -146,6 +147,15 @@ def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certific
         n_outputs=z.shape[1],
         dtype="float64",
     )
+
+
+def _require_finite(objective: float, factored: float, lower_bound: float) -> None:
+    """Raise InputError where numbers overflow; a lower bound of −∞ is one, which proves nothing."""
+    if not (math.isfinite(objective) and math.isfinite(factored) and lower_bound < math.inf):
+        raise InputError(
+            f"got outputs, labels or factors so large that the objective {objective:g} or its bound "
+            f"{lower_bound:g} is no finite number, expected numbers whose squares are finite: scale them down"
+        )
 
 
 def _check(problem: Problem, factors: Factors, tolerance: float) -> None:

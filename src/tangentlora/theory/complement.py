@@ -9,19 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangentlora.problem.spectral import EPS, SMALL, leading_eigenpair
+from tangentlora.problem.spectral import EPS, SMALL, exponent, leading_eigenpair, times_power
 
 
 @dataclass(frozen=True, eq=False)
 class Complement:
-    """M⊥ = (I − AAᵀ)M(I − BBᵀ) of one matrix M (m,n), A (m,k) and B (n,k) orthonormal.
+    """M⊥ = (I − AAᵀ)M(I − BBᵀ) of one matrix 2^power·M (m,n), A (m,k) and B (n,k) orthonormal.
 
-    `norm` is ‖M‖₂ and `outside` ‖M⊥‖₂, `gram` (p,p) the smaller of M⊥M⊥ᵀ and M⊥ᵀM⊥ with `vector` (p) its
+    The largest entry of M is near 1, so that no square leaves the range of float64. `norm` is ‖M‖₂ and
+    `outside` ‖M⊥‖₂, both times 2^power; `gram` (p,p) is the smaller of M⊥M⊥ᵀ and M⊥ᵀM⊥ with `vector` (p) its
     leading eigenvector. Squares lose half the digits: singular values of M⊥ below √(4pε)·‖M‖₂ may be
     rounding and count as 0.
     """
 
     M: Float[Tensor, "m n"]
+    power: int
     A: Float[Tensor, "m k"]
     B: Float[Tensor, "n k"]
     gram: Float[Tensor, "p p"]
@@ -36,7 +38,10 @@ class Complement:
         (Sylvester's law of inertia): one factorisation, and no eigenvalue of M⊥.
         """
         shifted = self.gram.clone()
-        shifted.diagonal().sub_(max(threshold**2, _rounding(self.gram, self.norm)))
+        unit = _ldexp(threshold, -self.power)
+        if unit > 2 * len(self.M) * self.M.shape[1]:
+            return 0  # above the norm: no entry exceeds 1
+        shifted.diagonal().sub_(max(unit**2, _rounding(self.gram, _ldexp(self.norm, -self.power))))
         factor, pivots, _ = torch.linalg.ldl_factor_ex(shifted)
         # Blocks of D: single numbers, and pairs with negative pivots, which have one eigenvalue of each sign.
         single = pivots > 0
@@ -60,6 +65,8 @@ def complement(M: Float[Tensor, "m n"], A: Float[Tensor, "m k"], B: Float[Tensor
     """
     flat = len(M) <= M.shape[1]
     X, near, far = (M, A, B) if flat else (M.T, B, A)
+    power = exponent(X) or 0
+    X = times_power(X, -power)
     gram = X @ X.T
     square, _ = _largest(gram)
     norm = math.sqrt(max(square, 0.0))
@@ -69,7 +76,16 @@ def complement(M: Float[Tensor, "m n"], A: Float[Tensor, "m k"], B: Float[Tensor
     gram.addmm_(gram @ near, near.T, alpha=-1)
     value, vector = _largest(gram)
     outside = math.sqrt(value) if value > _rounding(gram, norm) else 0.0
-    return Complement(M, A, B, gram, vector, norm, outside)
+    scaled = X if flat else X.T
+    return Complement(scaled, power, A, B, gram, vector, _ldexp(norm, power), _ldexp(outside, power))
+
+
+def _ldexp(value: float, power: int) -> float:
+    """Return value·2^power, infinite where that overflows."""
+    try:
+        return math.ldexp(value, power)
+    except OverflowError:
+        return math.inf
 
 
 def _rounding(gram: Tensor, norm: float) -> float:

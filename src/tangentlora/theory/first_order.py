@@ -19,6 +19,7 @@ from torch import Tensor
 from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.spectral import product_svd
+from tangentlora.tangent.rows import lengths
 from tangentlora.theory.complement import complement
 from tangentlora.theory.update_spectrum import UpdateSpectrum
 
@@ -203,7 +204,7 @@ def _imbalance(u: Float[Tensor, "m r"], v: Float[Tensor, "n r"]) -> float:
 
 
 def _norm(*parts: Tensor) -> float:
-    return math.hypot(*(float(part.norm()) for part in parts))
+    return math.hypot(*(float(lengths(part.flatten())) for part in parts))
 
 
 def _share(part: float, whole: float) -> float:

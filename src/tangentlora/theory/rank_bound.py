@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 
 from tangentlora.blocks import Factors, cast
+from tangentlora.problem.independence import in_range
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import EPS
 from tangentlora.solvers.solution import Solution
-from tangentlora.tangent.jacobian import Jacobian
+from tangentlora.tangent.jacobian import Jacobian, divided
 from tangentlora.theory.certificate import certify
 from tangentlora.theory.rounding import spectral_norm_bounds
 
@@ -79,8 +80,17 @@ def operator_norm_bound(jacobian: Jacobian) -> float:
 
     Above 4,096 outputs it is √tr Θ = ‖J‖_F. Added is what rounding may have taken: each entry of Θ is a sum
     of products that is wrong by at most (m + n + 2R_i + K + 8)ε Σ‖g_ρk‖‖x_ρ‖ Σ‖g_σl‖‖x_σ‖, R_i the most rows
-    of an example, and eigvalsh is exact for a matrix within 8·NK·ε‖Θ‖.
+    of an example, and eigvalsh is exact for a matrix within 8·NK·ε‖Θ‖. J is first divided by its largest row,
+    so that no square leaves the range of float64.
     """
+    largest = max(float(extent.sizes.max()) for extent in jacobian.extents.values())
+    if largest and in_range(jacobian.zeros()[:, 0] + largest, jacobian):
+        return _unit_norm_bound(jacobian)
+    unit = divided(jacobian, jacobian.zeros()[:, 0] + (largest or 1.0))
+    return largest * _unit_norm_bound(unit) * (1 + 16 * EPS)
+
+
+def _unit_norm_bound(jacobian: Jacobian) -> float:
     size = jacobian.n_examples * jacobian.n_outputs
     if size > _KERNEL_LIMIT:
         top = sum(float(jacobian.select([i]).gram().trace()) for i in range(jacobian.n_examples))

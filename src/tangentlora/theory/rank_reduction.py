@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
+from tangentlora.problem.independence import ABSENT
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import EPS, product_svd
 from tangentlora.tangent.jacobian import Jacobian
@@ -33,7 +34,8 @@ def reduce_rank(problem: Problem, factors: Factors) -> Factors:
     that stay are the contrasted ones: a common shift of an example's logits may change, which softmax, the
     loss and every certificate ignore. An answer of which nothing can be dropped comes back balanced.
 
-    In float64 a singular value counts as zero at 8·r·ε of the largest of all r, and a direction of X
+    Each output is divided by the size of its gradients first, so that the scale of an example does not
+    matter. In float64 a singular value counts as zero at 8·r·ε of the largest of all r, and a direction of X
     moves no output if its singular value is at most 8·ε·(sum of the sides) of the largest. The outputs come
     first: where the kernel has eigenvalues between rounding and the 10⁻¹¹ from which `constraints` counts,
     they count here too, and the rank ends above c. Each lost rank costs O(ε)·‖J‖·Σ‖δ_t‖_* in the outputs.
@@ -45,14 +47,21 @@ def reduce_rank(problem: Problem, factors: Factors) -> Factors:
     svds = {name: product_svd(u.to(problem.f0), v.to(problem.f0)) for name, (u, v) in given.items()}
     floor = _zero([sigma for _, sigma, _ in svds.values()])
     jacobian, faces = problem.contrasted.rows, {}
+    sizes = _sizes(jacobian)
     for name, (left, sigma, right) in svds.items():
         A, B = left[:, sigma > floor], right[:, sigma > floor]
-        forms = symmetric_forms(jacobian, name, A, B).flatten(0, 1)
+        forms = (symmetric_forms(jacobian, name, A, B) / sizes[..., None, None]).flatten(0, 1)
         faces[name] = _Face(A, sigma[sigma > floor], B, forms)
     now = list(faces.values())
     while (direction := free_direction([face.forms for face in now])) is not None:
         now = _walk(now, direction)
     return {name: face.factors for name, face in zip(faces, now, strict=True)}
+
+
+def _sizes(jacobian: Jacobian) -> Float[Tensor, "N K"]:
+    """Return Σ_t Σ_ρ ‖g_ρk‖‖x_ρ‖, infinite where it is 0 beside others of its example."""
+    sizes = torch.stack([extent.sizes for extent in jacobian.extents.values()]).sum(0)
+    return torch.where(sizes > ABSENT * sizes.amax(1, keepdim=True), sizes, torch.inf)
 
 
 @dataclass(frozen=True, eq=False)

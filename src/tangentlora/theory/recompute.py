@@ -1,15 +1,12 @@
 """Every number of a certificate from arrays alone, written a second time in numpy.
 
-The rows are read twice, a shard at a time: for the outputs, and with them for the gradients M_t. The rank of
-the kernel, where it is asked for, takes two shards at a time.
+The rows are read twice, a shard at a time: for the outputs, and with them for the gradients M_t.
 
 Derived in docs/theory.md, "The certificate" and "Rounding".
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +15,25 @@ from numpy.typing import NDArray
 
 from tangentlora.errors import InputError
 from tangentlora.theory.evidence import Answer, Array
+from tangentlora.theory.kernel_rank import kernel_rank, seen, width_of
 from tangentlora.theory.shards import Layer, Shard, Store
 
 _EPS = float(np.finfo(np.float64).eps)
 _RANK = 1e-7
-_KERNEL_LIMIT = 4096
-_KERNEL_RANK = 1e-11
-_KERNEL_ROUNDING = 1e-2  # of that threshold: how far rounding moves an eigenvalue so small
+_NO_SCALE = 1e-290
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """The fields of a certificate computed anew, and how far another right computation may be from each.
+
+    `allowed` has a number for every field that is one, one per layer for `spectral_norms`; `between` the
+    least and the most for counts, one pair per layer for `ranks`. All other fields are exact.
+    """
+
+    fields: dict[str, Any]
+    allowed: dict[str, Any]
+    between: dict[str, Any]
 
 
 def recompute(
@@ -35,16 +44,32 @@ def recompute(
     `constraints` is the number on record: it is returned where rounding leaves a choice that it is among.
     Labels and factors have to fit. Raises InputError for an unknown loss.
     """
+    found = recomputation(tangent, answer, loss, lam, tolerance)
+    least, most = found.between["constraints"]
+    whole = isinstance(constraints, int) and not isinstance(constraints, bool)
+    if whole and least <= constraints <= most:  # type: ignore[operator]
+        return found.fields | {"constraints": constraints}
+    return found.fields
+
+
+def recomputation(
+    tangent: Store, answer: Answer, loss: str, lam: float, tolerance: float, earlier: bool = False
+) -> Recomputation:
+    """Return the fields of the certificate of this answer at λ, with what rounding may change in them.
+
+    Labels and factors have to fit. `earlier`: as `constraints` also what earlier versions counted is right.
+    Raises InputError for an unknown loss.
+    """
     f0, labels = tangent.f0, answer.labels
     z, z_error = f0.copy(), np.abs(f0) * _EPS
-    extents = {name: _Extent(np.zeros_like(f0)) for name in tangent.shapes}
+    (n, k), width = f0.shape, width_of(loss, f0.shape[1])
+    extents = {name: Extent(np.zeros((n, k)), np.zeros((n, width))) for name in tangent.shapes}
     for read in tangent.shards:
-        _add_outputs(read(), answer, z, extents)
+        _add_outputs(read(), answer, loss, z, extents)
     for name, (u, v) in answer.factors.items():
         terms = sum(u.shape) + len(v) + extents[name].longest + f0.shape[1] + len(answer.factors)
         columns = float((np.linalg.norm(u, axis=0) * np.linalg.norm(v, axis=0)).sum())
         z_error += terms * _EPS * extents[name].sizes * columns
-    n, k = z.shape
     values, gradient = _loss(loss, z, labels)
     singular = {name: _singular_values(u, v) for name, (u, v) in answer.factors.items()}
     data_fit = float(values.mean())
@@ -55,13 +80,17 @@ def recompute(
     M = {name: np.zeros(shape) for name, shape in tangent.shapes.items()}
     for read in tangent.shards:
         _add_gradients(read(), a, M)
-    norms = {name: _norm_bound(M[name], extents[name], a) for name in tangent.shapes}
+    forming = {name: _forming(M[name], extents, name, a) for name in tangent.shapes}
+    norms = {name: _norm(M[name]) + forming[name] for name in tangent.shapes}
     largest = max(norms.values())
-    scale = 1.0 if largest <= lam else lam / largest
-    conjugate = _conjugate(loss, scale * gradient, labels)
-    lower = float(scale * (a * f0).sum() - conjugate.mean())
+    scale = dual_scale(lam, largest)
+
+    def dual_value(s: float) -> tuple[float, Array]:
+        conjugate = _conjugate(loss, s * gradient, labels)
+        return float(s * (a * f0).sum() - conjugate.mean()), conjugate
+
+    lower, conjugate = dual_value(scale)
     gap, size = objective - lower, max(1.0, abs(objective))
-    top = max((float(s[0]) for s in singular.values() if len(s)), default=0.0)
     magnitude = float(1 + np.abs(values).mean() + np.abs(z).max())
     penalty = sum(
         8 * u.shape[1] * (len(u) + len(v)) * _EPS * squares[name] for name, (u, v) in answer.factors.items()
@@ -76,7 +105,13 @@ def recompute(
         + (n * k + k + 8) * _EPS * moved
         + 64 * (n + k + 4) * _EPS * cancelling
     )
-    return {
+    seen_sizes = {name: extent.seen for name, extent in extents.items()}
+    count, *ends = kernel_rank(tangent, loss, seen_sizes)
+    if earlier:
+        others = kernel_rank(tangent, loss, seen_sizes, unscaled=True)
+        ends = [min(ends[0], others[1]), max(ends[1], others[2])]
+    ranks, between = _ranks(singular, answer)
+    fields = {
         "objective": objective,
         "lower_bound": lower,
         "gap": gap,
@@ -90,12 +125,63 @@ def recompute(
         "lam": lam,
         "dual_scale": float(scale),
         "spectral_norms": norms,
-        "ranks": {name: int((s > _RANK * top).sum()) for name, s in singular.items()},
-        "constraints": _constraints(tangent, loss, n, k, constraints),
+        "ranks": ranks,
+        "constraints": count,
         "n_examples": n,
         "n_outputs": k,
         "dtype": "float64",
     }
+    # Another computation of the same: its z may differ by twice the error, its a by what that and the
+    # evaluation of ∇ℓ make of it, and its norms are upper bounds of their own.
+    moves = 2 * z_error if loss == "squared" else np.minimum(2 * z_error, 2.0)
+    moves = moves / n + (k + 8) * _EPS * (np.abs(a) + (0.0 if loss == "squared" else 1.0 / n))
+    bounds = {
+        name: 2 * forming[name]
+        + _guess_error(M[name]) * norms[name]
+        + float((moves * extents[name].sizes).sum())
+        for name in norms
+    }
+    steps = (largest + max(bounds.values())), max(largest - max(bounds.values()), 0.0)
+    scales = [dual_scale(lam, norm) for norm in steps]
+    bend = max(abs(dual_value(s)[0] - lower) for s in (*scales, max(2 * scale - scales[1], 0.0)))
+    answered = float((moves * np.abs(f0 - z)).sum() * max(1.0, scale))
+    primal = 2 * rounding
+    dual = 2 * rounding + bend + answered + float((np.abs(moves) * moves).sum() * n)
+    allowed = {
+        "objective": primal,
+        "factored_objective": primal,
+        "lower_bound": dual,
+        "gap": primal + dual,
+        "relative_gap": (primal + dual) / size + abs(gap) / size**2 * primal + 4 * _EPS * abs(gap) / size,
+        "factored_gap": primal + dual,
+        "dual_scale": max(abs(s - scale) for s in scales) + 4 * _EPS * scale,
+        "spectral_norms": bounds,
+        "rounding": 1e-6 * rounding
+        + 2 * float((moves * z_error).sum())
+        + (n * k + k + 8) * _EPS * float((moves * np.abs(f0)).sum())
+        + 64 * (n + k + 4) * _EPS * (bend + answered + float((moves * (np.abs(z) + 2 * b + n * moves)).sum()))
+        + 64 * (n + k + 4) * _EPS * float(((b + 1) * z_error).sum() / n),
+    }
+    return Recomputation(fields, allowed, {"constraints": tuple(ends), "ranks": between})
+
+
+def dual_scale(lam: float, largest: float) -> float:
+    """Return s = min(1, λ / max_t ‖M_t‖₂); 0 where it would be rounded by more than an ε of itself."""
+    scale = 1.0 if largest <= lam else lam / largest
+    return scale if scale >= _NO_SCALE else 0.0
+
+
+def _ranks(singular: dict[str, Array], answer: Answer) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """Return the numerical rank of each update, and the least and the most that rounding leaves possible."""
+    top = max((float(s[0]) for s in singular.values() if len(s)), default=0.0)
+    ranks, between = {}, {}
+    for name, s in singular.items():
+        u, v = answer.factors[name]
+        error = 8 * u.shape[1] * sum((len(u), len(v))) * _EPS
+        error = error * float(np.linalg.norm(u) * np.linalg.norm(v)) + 1e-9 * _RANK * top
+        ranks[name] = int((s > _RANK * top).sum())
+        between[name] = int((s > _RANK * top + error).sum()), int((s > _RANK * top - error).sum())
+    return ranks, between
 
 
 def labels_fit(loss: str, labels: NDArray[Any], n: int, k: int) -> bool:
@@ -116,24 +202,32 @@ def _singular_values(u: Array, v: Array) -> Array:
 
 
 @dataclass
-class _Extent:
-    """How large a layer's rows are, (N,K) in all: what has been read of them so far."""
+class Extent:
+    """How large a layer's rows are, (N,K) in all, `seen` (N,K') of what the loss can tell apart."""
 
     sizes: Array
+    seen: Array
     rows: int = 0
     longest: int = 0
+    x: float = 1.0
+    g: float = 1.0
 
-    def take(self, index: NDArray[np.int64], layer: Layer) -> None:
+    def take(self, index: NDArray[np.int64], layer: Layer, loss: str) -> None:
+        """Add the rows of a shard."""
         self.sizes[index] = layer.sums(layer.sizes)
+        reach = np.linalg.norm(layer.x, axis=1)[:, None]
+        self.seen[index] = layer.sums(np.linalg.norm(seen(layer.g, loss), axis=2) * reach)
         self.rows += len(layer.x)
         self.longest = max(self.longest, int(layer.counts.max()))
+        self.x = max(self.x, float(np.abs(layer.x).max(initial=0.0)))
+        self.g = max(self.g, float(np.abs(layer.g).max(initial=0.0)))
 
 
-def _add_outputs(shard: Shard, answer: Answer, z: Array, extents: dict[str, _Extent]) -> None:
+def _add_outputs(shard: Shard, answer: Answer, loss: str, z: Array, extents: dict[str, Extent]) -> None:
     for name, layer in shard.layers.items():
         u, v = answer.factors[name]
         z[shard.index] += layer.sums(((layer.g @ u) * (layer.x @ v)[:, None, :]).sum(axis=2))
-        extents[name].take(shard.index, layer)
+        extents[name].take(shard.index, layer, loss)
 
 
 def _add_gradients(shard: Shard, a: Array, M: dict[str, Array]) -> None:
@@ -142,12 +236,28 @@ def _add_gradients(shard: Shard, a: Array, M: dict[str, Array]) -> None:
         M[name] += np.einsum("rk,rkm->rm", weights, layer.g).T @ layer.x
 
 
-def _norm_bound(M: Array, extent: _Extent, a: Array) -> float:
-    """Return ‖M‖₂, M = Σ a_ik J_ik, and what rounding may have taken from it."""
-    k = a.shape[1]
+def _norm(M: Array) -> float:
+    """Return an upper bound on ‖M‖₂ of the computed M, scaled by its largest entry."""
+    largest = float(np.abs(M).max(initial=0.0))
+    if not largest:
+        return 0.0
+    return float(np.linalg.norm(M / largest, 2) * largest * (1 + 8 * (max(M.shape) + 2) * _EPS))
+
+
+def _guess_error(M: Array) -> float:
+    """Return how far above ‖M‖₂ a bound that is proved by a factorisation may be, relative to it."""
+    q, p = min(M.shape), max(M.shape)
+    return float(_EPS * (q * (p + q + 4) / 2 + 8 * (p + q) + 16))
+
+
+def _forming(M: Array, extents: dict[str, Extent], name: str, a: Array) -> float:
+    """Return what rounding may have taken from ‖M‖₂, M = Σ a_ik J_ik, as it was formed."""
+    k, extent = a.shape[1], extents[name]
     forming = (extent.rows + 2 * k + 2) * float((np.abs(a) * extent.sizes).sum())
     inside = (k + 6) * float(extent.sizes.sum()) / len(a)
-    return float(np.linalg.norm(M, 2) * (1 + 8 * (max(M.shape) + 1) * _EPS) + (forming + inside) * _EPS)
+    x, g = (max(getattr(one, side) for one in extents.values()) for side in "xg")
+    lost = 2.0**-1074 * (2 * k + 2) * extent.rows * np.sqrt(M.size) * x * g
+    return float((forming + inside) * _EPS + lost)
 
 
 def _loss(name: str, z: Array, y: NDArray[Any]) -> tuple[Array, Array]:
@@ -182,52 +292,3 @@ def _entropy(q: Array) -> Array:
     """Return q log q with 0 at 0, +∞ where q is negative by more than rounding."""
     safe = np.clip(q, 0.0, None)
     return np.where(q < -1e-12, np.inf, safe * np.log(np.where(safe > 0, safe, 1.0)))
-
-
-def _constraints(tangent: Store, loss: str, n: int, k: int, claimed: object) -> int:
-    """Return the rank of J Jᵀ, for cross-entropy less the mean over outputs; N·K' where it is too large."""
-    width = k - 1 if loss == "cross_entropy" else k
-    if n * width > _KERNEL_LIMIT:
-        return n * width
-    kernel = np.zeros((n, n, k, k))
-    for number, read in enumerate(tangent.shards):
-        _add_products(read(), tangent.shards[number + 1 :], loss, kernel)
-    values = np.linalg.eigvalsh(kernel.transpose(0, 2, 1, 3).reshape(n * k, n * k))
-    limit = _KERNEL_RANK * values[-1]
-    least, most = (int((values > limit * (1 + sign * _KERNEL_ROUNDING)).sum()) for sign in (1, -1))
-    if isinstance(claimed, int) and not isinstance(claimed, bool) and least <= claimed <= most:
-        return claimed
-    return int((values > limit).sum())
-
-
-def _add_products(
-    left: Shard, others: Sequence[Callable[[], Shard]], loss: str, kernel: NDArray[np.float64]
-) -> None:
-    """Fill in the blocks of the kernel (N,N,K,K) of one shard with itself and with each of the others."""
-    _add_block(left, left, loss, kernel)
-    for read in others:
-        _add_block(left, read(), loss, kernel)
-
-
-def _add_block(left: Shard, right: Shard, loss: str, kernel: NDArray[np.float64]) -> None:
-    block = sum(
-        (_products(left.layers[name], right.layers[name], loss) for name in left.layers), np.zeros(())
-    )
-    kernel[np.ix_(left.index, right.index)] = block
-    kernel[np.ix_(right.index, left.index)] = block.transpose(1, 0, 3, 2)
-
-
-def _products(left: Layer, right: Layer, loss: str) -> Array:
-    """Return ⟨J_ik, J_jl⟩ of one layer, (I,J,K,K), for the examples i of one shard and j of another."""
-    ours, theirs = (_contrasted(layer.g, loss) for layer in (left, right))
-    starts = np.concatenate([[0], np.cumsum(left.counts)])
-    products = []
-    for first, last in itertools.pairwise(starts):
-        across = np.einsum("rkm,slm->rskl", ours[first:last], theirs, optimize=True)
-        across *= (left.x[first:last] @ right.x.T)[:, :, None, None]
-        products.append(right.sums(across.sum(axis=0)))
-    return np.stack(products)
-
-
-def _contrasted(g: Array, loss: str) -> Array:
-    return g - g.mean(axis=1, keepdims=True) if loss == "cross_entropy" else g

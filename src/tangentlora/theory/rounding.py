@@ -7,18 +7,34 @@ every line. Derived; docs/theory.md, "Rounding".
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, half_squares
 from tangentlora.problem.spectral import EPS, norm_bound
+from tangentlora.tangent.rows import lengths
+
+LEAST = 2.0**-1074
+"""The least positive float64: products below the normal numbers are wrong by half of it."""
+
+_NO_SCALE = 1e-290  # below it s would be rounded by more than an ε of itself, and s = 0 is feasible as well
+
+
+def dual_scale(lam: float, largest: float) -> float:
+    """Return s = min(1, λ / max_t ‖M_t‖₂), rounded by an ε of itself at most; 0 where that cannot be."""
+    scale = 1.0 if largest <= lam else lam / largest
+    return scale if scale >= _NO_SCALE else 0.0
 
 
 def spectral_norm_bounds(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str, float]:
     """Return upper bounds on every ‖M_t‖₂ at the dual point that the computed a stands for.
 
-    ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+2K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖, with R rows.
+    ‖M‖₂ ≤ τ(1 + 4ε) + Σ_ρk ((R+2K+2)ε|a_ik| + (K+6)ε/N) ‖g_ρk‖‖x_ρ‖ + (2K+2)R√(mn)·μ·max(1,|x|)·max(1,|g|),
+
+    with R rows and μ = 2⁻¹⁰⁷⁴, the least positive number: what a product below the normal numbers may lose.
 
     τ is the proved bound of `norm_bound` on the computed M; an iteration alone would be a lower bound.
     R+2K+2: M is formed by inner products of K terms, of K more where outputs are centred, and of R. K+6:
@@ -26,11 +42,13 @@ def spectral_norm_bounds(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str,
     rounding of s = λ/‖M‖.
     """
     k, bounds = a.shape[1], {}
+    x, g = (max(1.0, bound) for bound in problem.jacobian.largest)
     for name, M in problem.jacobian.adjoint(a).items():
         extent = problem.jacobian.extents[name]
         forming = (extent.rows + 2 * k + 2) * EPS * float((a.abs() * extent.sizes).sum())
         inside = (k + 6) * EPS * float(extent.sizes.sum()) / len(a)
-        bounds[name] = norm_bound(M) * (1 + 4 * EPS) + forming + inside
+        lost = LEAST * (2 * k + 2) * extent.rows * math.sqrt(M.numel()) * x * g
+        bounds[name] = norm_bound(M) * (1 + 4 * EPS) + forming + inside + lost
     return bounds
 
 
@@ -59,7 +77,7 @@ def rounding_margin(
         extent = problem.jacobian.extents[name]
         (m, width), rank = problem.jacobian.shapes[name], u.shape[1]
         terms = m + width + rank + extent.longest + k + len(factors)
-        error = error + terms * EPS * extent.sizes * float((u.norm(dim=0) * v.norm(dim=0)).sum())
+        error = error + terms * EPS * extent.sizes * float((lengths(u.T) * lengths(v.T)).sum())
         penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
     values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())
     primal = float((a.abs() * error).sum() + 0.5 * error.square().sum() / n) + 8 * (n + k) * EPS * values

@@ -89,7 +89,7 @@ def read_store(folder: Path) -> Store:
         if sorted(order.tolist()) != list(range(len(order))):
             raise ValueError("its shards do not hold every example once")
         f0 = np.concatenate(outputs).astype(np.float64)[np.argsort(order)]
-        C = _contrasts(f0.shape[1]) if identity.get("centred", False) else np.eye(f0.shape[1])
+        C = contrasts(f0.shape[1]) if identity.get("centred", False) else np.eye(f0.shape[1])
         readers = [partial(_read, folder, entry, shapes, C) for entry in manifest["shards"]]
         return Store(f0, shapes, readers, str(manifest["key"]))
     except Exception as error:  # safetensors raises a type of its own for each kind of damage
@@ -124,12 +124,12 @@ def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int
         raise _damaged(folder, error) from error
 
 
-def _contrasts(k: int) -> Array:
+def contrasts(k: int) -> Array:
     """Return k − 1 orthonormal combinations of k outputs: their mean of the first j less the next one."""
     C = np.tril(np.ones((k - 1, k)))
     C[np.arange(k - 1), np.arange(1, k)] = -np.arange(1, k)
-    contrasts: Array = C / np.linalg.norm(C, axis=1, keepdims=True)
-    return contrasts
+    found: Array = C / np.linalg.norm(C, axis=1, keepdims=True)
+    return found
 
 
 def _unbanded(band: Array, start: NDArray[np.int64], m: int) -> Array:

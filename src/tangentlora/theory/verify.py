@@ -14,15 +14,10 @@ from typing import Any
 import numpy as np
 
 from tangentlora.errors import InputError
+from tangentlora.theory.agreement import differences
 from tangentlora.theory.evidence import SEALED, Answer, read_answer, read_json, read_run
-from tangentlora.theory.recompute import labels_fit, recompute
+from tangentlora.theory.recompute import labels_fit, recomputation
 from tangentlora.theory.shards import Store, read_store, sha256_of
-
-AGREEMENT = 1e-9
-"""Largest difference between a recorded and a recomputed number, relative to max(1, its size)."""
-
-_ROUNDING_AGREEMENT = 1e-6
-"""The same for `rounding`, relative to its size, which is far below 1."""
 
 _RECORDED = ("objective", "factored_objective", "lower_bound", "gap", "relative_gap", "certified")
 """The numbers that run.json repeats."""
@@ -32,8 +27,8 @@ _RECORDED = ("objective", "factored_objective", "lower_bound", "gap", "relative_
 class Verification:
     """`valid`: every recorded number is right; `certified`: they prove the claim at the tolerance.
 
-    `recomputed` holds the fields of the certificate as computed here, none where the files do not fit
-    together.
+    `recomputed` holds the fields of the certificate as computed here, where it is valid those on record,
+    which agree with them; none where the files do not fit together.
     """
 
     valid: bool
@@ -68,10 +63,16 @@ def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
         reasons.append(f"the run was made on the tangent {run.key}, but the store holds {tangent.key}")
     if misfit := _misfit(run.loss, answer, tangent):
         return Verification(False, False, (*reasons, misfit), {})
-    recomputed = recompute(tangent, answer, run.loss, run.lam, run.tolerance, claimed.get("constraints"))
-    reasons += _differences("the certificate", claimed, recomputed)
-    reasons += _differences("run.json", run.numbers, {name: recomputed[name] for name in _RECORDED})
-    return Verification(not reasons, not reasons and recomputed["certified"], tuple(reasons), recomputed)
+    try:
+        with np.errstate(all="ignore"):
+            found = recomputation(tangent, answer, run.loss, run.lam, run.tolerance, earlier=True)
+    except np.linalg.LinAlgError:
+        return Verification(False, False, (*reasons, "the numbers of the answer overflow"), {})
+    reasons += differences(claimed, found)
+    reasons += _repeated(claimed, run.numbers)
+    # what was recorded is right, to rounding, and says whether it proves the claim
+    fields = found.fields | ({} if reasons else claimed)
+    return Verification(not reasons, not reasons and fields["certified"], tuple(reasons), fields)
 
 
 def _misfit(loss: str, answer: Answer, tangent: Store) -> str | None:
@@ -92,25 +93,14 @@ def _misfit(loss: str, answer: Answer, tangent: Store) -> str | None:
     return None
 
 
-def _differences(place: str, claimed: dict[str, Any], recomputed: dict[str, Any]) -> list[str]:
-    reasons = []
-    for name, ours in recomputed.items():
-        theirs = claimed.get(name)
-        if name not in claimed:
-            reasons.append(f"{place} lacks {name}")
-        elif isinstance(ours, dict) and isinstance(theirs, dict) and set(ours) == set(theirs):
-            for layer in ours:
-                if not _agree(name, theirs[layer], ours[layer]):
-                    reasons.append(f"{name} of {layer} is {theirs[layer]} in {place} and {ours[layer]} anew")
-        elif isinstance(ours, dict) or not _agree(name, theirs, ours):
-            reasons.append(f"{name} is {theirs} in {place} and {ours} anew")
-    return reasons
-
-
-def _agree(name: str, theirs: Any, ours: Any) -> bool:
-    if not isinstance(ours, float):
-        return type(theirs) is type(ours) and bool(theirs == ours)
-    if isinstance(theirs, bool) or not isinstance(theirs, int | float):
-        return False
-    allowed = _ROUNDING_AGREEMENT * abs(ours) if name == "rounding" else AGREEMENT * max(1.0, abs(ours))
-    return ours - allowed <= theirs <= ours + allowed  # false for a NaN on either side
+def _repeated(claimed: dict[str, Any], numbers: dict[str, Any]) -> list[str]:
+    """Return what run.json says otherwise than the certificate, whose numbers it repeats."""
+    return [
+        f"{name} is {numbers[name]} in run.json and {claimed.get(name)} in the certificate"
+        if name in numbers
+        else f"run.json lacks {name}"
+        for name in _RECORDED
+        if name not in numbers
+        or type(numbers[name]) is not type(claimed.get(name))
+        or numbers[name] != claimed[name]
+    ]
