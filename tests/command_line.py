@@ -22,12 +22,15 @@ class Shell:
         self.run = folder / "run"
 
     def fit(self, *options: str, kind: str = "bert", output: Path | None = None) -> list[str]:
-        """Return the arguments of a fit; options given here override the others."""
+        """Return the arguments of a fit that holds a quarter out; options given here override the others."""
+        data = Path(options[options.index("--data") + 1] if "--data" in options else self.data)
+        whole = "--shots" in options or (data.is_dir() and any(data.glob("train*")))
         return [
             "fit",
             *("--model", str(checkpoint(self.folder, kind))),
             *("--data", str(self.data)),
             *("--tangent-dir", str(self.folder / "tangents")),
+            *(() if whole else ("--test-fraction", "0.25")),
             *("--output-dir", str(output or self.run)),
             *options,
         ]

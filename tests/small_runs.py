@@ -58,12 +58,13 @@ def write_sounds(folder: Path, labels: Sequence[str] = LABELS, each: int = 6) ->
 
 
 def small_settings(folder: Path, kind: str = "bert", **changes: Any) -> Settings:
-    """Return settings for the tiny network `kind` on sentences; everything is kept in `folder`."""
+    """Return settings for the tiny network `kind` on sentences, a quarter held out; all is in `folder`."""
     data = folder / "data.csv"
     given: dict[str, Any] = {
         "model": str(checkpoint(folder, kind)),
         "data": str(data if data.exists() else write_sentences(data)),
         "tangent_dir": folder / "tangents",
+        "test_fraction": 0.0 if "shots" in changes else 0.25,
     }
     return Settings(**(given | changes))
 

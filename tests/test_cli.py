@@ -214,6 +214,9 @@ def test_every_option_of_fit_arrives() -> None:
         "shots": 3,
         "data_seed": 5,
         "test_limit": 7,
+        "test_data": "e",
+        "dev_data": "f",
+        "test_fraction": 0.0,
         "readout": "prompt",
         "template": "{text} {mask}",
         "label_words": ("a", "b"),
@@ -248,6 +251,9 @@ def test_every_option_of_fit_arrives() -> None:
             options += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
     assert settings_from(*options) == Settings(**given)  # type: ignore[arg-type]
     # which do not go with those above
+    assert settings_from("--test-fraction", "0.5").test_fraction == 0.5
+    pair = settings_from("--text-column", "q", "--text-column", "c"), settings_from("--text-column", "q", "c")
+    assert {settings.text_column for settings in pair} == {("q", "c")}
     assert settings_from("--outer", "3", "--initialisation", "spectral") == Settings(
         outer=3, initialisation="spectral"
     )

@@ -56,15 +56,18 @@ def test_other_columns_are_named_with_the_task(tmp_path: Path) -> None:
         source, "completion", text_column="question", label_column="answer", test_fraction=0.0
     )
     assert_rows(found)
-    labelled = load_splits(source, text_column="question", label_column="answer", test_fraction=0.0)
-    assert labelled.task.labels == (", c", "4", 'so it "began"', "été")  # without it these are classes
+    with pytest.raises(InputError, match="has 3 different labels in 'answer' in 3 training rows"):
+        load_splits(source, text_column="question", label_column="answer")  # without it these are classes
 
 
 def test_a_column_of_labels_is_preferred_where_there_is_one(tmp_path: Path) -> None:
     rows = [row | {"label": "even" if row["id"] % 2 else "odd"} for row in records()]
-    splits = load_splits(jsonl(tmp_path / "data.jsonl", rows), test_fraction=0.0)
+    source = jsonl(tmp_path / "data.jsonl", rows)
+    splits = load_splits(source, text_column="prompt")
     assert splits.task.labels == ("even", "odd")
-    assert splits.train.inputs == tuple(prompt for prompt, _ in ROWS)
+    assert splits.train.inputs == tuple(prompt for prompt, _ in ROWS if prompt)
+    with pytest.raises(InputError, match="has texts in 'completion' beside 'prompt', which would not be"):
+        load_splits(source)
 
 
 def test_shots_held_out_rows_and_parts(tmp_path: Path) -> None:
@@ -103,8 +106,8 @@ def test_a_prompt_is_one_column(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "data.jsonl", rows)
     with pytest.raises(InputError, match=r"got 2 text column\(s\) for task completion; expected 1"):
         load_splits(source, "completion", text_column=("sentence1", "sentence2"))
-    labelled = load_splits(source, test_fraction=0.0)  # a pair of sentences is no prompt
-    assert labelled.task.text_columns == ("sentence1", "sentence2")
+    with pytest.raises(InputError, match="has texts in 'prompt' beside 'sentence1' and 'sentence2'"):
+        load_splits(source)  # a pair of sentences is no prompt
 
 
 def test_only_completions_may_have_one_label() -> None:

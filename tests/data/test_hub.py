@@ -217,9 +217,14 @@ def test_names_that_the_task_does_not_know_are_refused_and_not_guessed(offer: Of
 
 
 def test_rows_without_a_label_are_left_out_where_labels_have_names(offer: Offer) -> None:
-    offer(DatasetDict(train=sentences([0, -1, 1, 2], ["up", "down", "aside"]), test=sentences([-1])))
-    train = load_splits("owner/name", test_fraction=0.0).train
-    assert (train.inputs, train.labels) == (("t0", "t2", "t3"), (2, 1, 0))
+    names = ["up", "down", "aside"]
+    offer(DatasetDict(train=sentences([0, -1, 1, 2, 0], names), test=sentences([-1])))
+    splits = load_splits("owner/name")
+    assert (splits.train.inputs, splits.train.labels) == (("t0", "t2", "t3", "t4"), (2, 1, 0, 2))
+    assert splits.reading.notes == (
+        "owner/name (test) has no labels and is left out.",
+        "owner/name (train) has rows without a label, which are left out: 1.",
+    )
     with pytest.raises(InputError, match=r"row 4 of owner/name \(train\) has the label 'aside'"):
         load_splits("owner/name", replace(TASKS["mr"], synonyms=(("up",), ("down",))))
 

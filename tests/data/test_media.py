@@ -71,7 +71,7 @@ def sounds(tmp_path: Path) -> Path:
 
 
 def test_class_folders_without_parts_are_divided(sounds: Path) -> None:
-    splits = load_splits(str(sounds))
+    splits = load_splits(str(sounds), test_fraction=0.25)
     assert splits.test is not None
     assert splits.train.counts() == {"high": 3, "low": 3}
     assert splits.test.counts() == {"high": 1, "low": 1}

@@ -12,7 +12,13 @@ import pytest
 from tangentlora.data import Examples, load_splits
 from tangentlora.errors import InputError
 
-ROWS = [("a fine film", "good"), ('she said "no', "bad"), ("one, two", "good"), (" ", "bad"), ("été", "good")]
+ROWS = [
+    ("a fine film", "good"),
+    ('she said "no', "bad"),
+    ("one, two", "good"),
+    (" so-so ", "bad"),
+    ("été", "good"),
+]
 Write = Callable[[str, str | bytes], str]
 
 
@@ -47,7 +53,7 @@ def as_json(label: str = "label", text: str = "text") -> list[dict[str, Any]]:
 
 
 def test_a_csv_file_groups_fields_by_quotes(write: Write) -> None:
-    content = 'text,label\na fine film,good\n"she said ""no",bad\n"one, two",good\n" ",bad\nété,good\n'
+    content = 'text,label\na fine film,good\n"she said ""no",bad\n"one, two",good\n" so-so ",bad\nété,good\n'
     assert pairs(whole(write("data.csv", content))) == ROWS
 
 
@@ -135,7 +141,7 @@ def test_a_known_task_gives_the_order_of_labels_and_falls_back_on_usual_columns(
 def test_all_rows_are_used_once_between_train_and_test(write: Write) -> None:
     content = "text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(40))
     source = write("data.csv", content)
-    splits = load_splits(source)
+    splits = load_splits(source, test_fraction=0.25)
     assert splits.test is not None
     assert splits.train.counts() == {"0": 15, "1": 15}
     assert splits.test.counts() == {"0": 5, "1": 5}

@@ -70,5 +70,6 @@ def test_without_adapter_certificate_or_test_set(tmp_path: Path) -> None:
     _, body = card(tmp_path, values)
     assert "No adapter comes with this run." in body
     assert "There is no certificate" in body
-    assert "There is no held-out set." in body
+    assert "No held-out rows: the accuracies are on the training rows." in body
+    assert "held-out accuracy" not in body
     assert "from_pretrained" not in body

@@ -117,7 +117,8 @@ def test_without_a_lower_bound_nothing_is_proved() -> None:
 
 def test_without_a_test_set_nothing_is_said_of_new_examples() -> None:
     words = told([made.certified()], test_set=False)
-    assert "There is no held-out set" in words
+    assert "No held-out rows: all scores are on the training rows" in words
+    assert "held-out examples" not in words
     assert "accuracy" not in words
 
 

@@ -150,7 +150,7 @@ def test_the_record_and_the_message_say_what_was_reached(trained, compressed):
     assert record["examples"] == {"train": len(trained.train), "test": len(trained.test)}
     assert record["message"] == compressed.message
     assert f"c = {compressed.constraints}" in compressed.message
-    assert f"On {len(trained.test)} held-out examples" in compressed.message
+    assert f"On {len(trained.test)} examples held out of this compression" in compressed.message
     share = 100 * compressed.chosen.test.relative_change
     assert f", {share:.3g}% of the adapter's effect" in compressed.message
     best = min(row.test.largest_change for row in compressed.rows[-2:])

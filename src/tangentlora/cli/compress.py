@@ -29,6 +29,7 @@ def compress(options: argparse.Namespace) -> Result:
             progress=not options.quiet,
         )
     values = found.record() | {
+        "data_check": opened.check.describe(),
         "adapter": written and str(written.folder),
         "adapter_error": written and written.error,
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tangentlora.data.classification import COMPLETION
+from tangentlora.data.columns import Columns
 from tangentlora.data.examples import Examples
-from tangentlora.data.labelling import Columns, text_values
+from tangentlora.data.labelling import text_values
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tangentlora.data.classification import COMPLETION, Task
+from tangentlora.data.reading import Reading
 from tangentlora.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Examples:
         digest = hashlib.sha256()
         _update(digest, [self.modality, str(self.sampling_rate), *self.label_names])
         for value, label in zip(self.inputs, self.labels, strict=True):
-            _update(digest, [str(label), *_content(value)])
+            _update(digest, [str(label), *content_of(value)])
         return digest.hexdigest()
 
 
@@ -80,6 +81,7 @@ class Examples:
 class Splits:
     """The examples to train on, to choose by and to test on, with their task and the source they came from.
 
+    `reading` says how the source was read; it is empty for sets made in Python.
     Raises InputError when a set is empty, the training set knows one label only (unless the task is
     `COMPLETION`, which has no classes), or the sets differ in label names, modality or sampling rate.
     """
@@ -89,6 +91,7 @@ class Splits:
     test: Examples | None
     task: Task
     source: str
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -113,7 +116,7 @@ class Splits:
             )
 
 
-def _content(value: Any) -> list[str | bytes]:
+def content_of(value: Any) -> list[str | bytes]:
     """Return what identifies an input: text, or geometry and raw bytes."""
     if isinstance(value, str):
         return [value]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tangentlora.data.classification import Task, infer_task
 from tangentlora.data.collection import PART_NAMES, Collection, collect_tables, name_parts
+from tangentlora.data.columns import Wanted
 from tangentlora.data.examples import Examples, Modality
-from tangentlora.data.labelling import Wanted
 from tangentlora.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, decode_images, decode_waveforms
+from tangentlora.data.reading import Reading
 from tangentlora.data.tables import TABLE_SUFFIXES, read_table
 from tangentlora.errors import InputError
 
@@ -66,9 +68,23 @@ def open_media(
             f"such as SST-2/16-13, or one folder per class of images or of recordings"
         )
     (modality,) = kinds
+    inferred = task is None
     task = task or infer_task((name for _, name in files["train"]), text_columns=(modality,))
     decode = decode_images if modality == "image" else partial(decode_waveforms, sampling_rate=sampling_rate)
-    return Collection({part: _label(rows, task, modality) for part, rows in files.items()}, task, decode)
+    origins = {part: str(root) for part, root in parts.items()}
+    reading = Reading((modality,), None, origins=origins, notes=_empty_folders(parts, files))
+    examples = {part: _label(rows, task, modality) for part, rows in files.items()}
+    return Collection(examples, task, decode, reading, inferred)
+
+
+def _empty_folders(parts: Mapping[str, Path], files: Mapping[str, list[tuple[Path, str]]]) -> tuple[str, ...]:
+    """Return a sentence for each folder that would be a class if it held anything that can be read."""
+    return tuple(
+        f"{folder} holds no image or recording and is no class."
+        for part, root in parts.items()
+        for folder in _subfolders(root)
+        if folder not in {path.parent for path, _ in files[part]}
+    )
 
 
 def _label(rows: list[tuple[Path, str]], task: Task, modality: Modality) -> Examples:

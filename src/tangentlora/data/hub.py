@@ -10,12 +10,15 @@ from typing import Any
 
 from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection, collect_tables, name_parts
+from tangentlora.data.columns import Columns, Wanted, find_columns, unused
 from tangentlora.data.examples import Examples, Modality
-from tangentlora.data.labelling import Columns, Wanted, find_columns, label_indices, task_of
+from tangentlora.data.labelling import label_indices, task_of
 from tangentlora.data.media import decode_images, decode_waveforms
+from tangentlora.data.reading import Reading
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
 
+_SAMPLED = 500  # rows, by which columns of texts are told from others
 _HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?::([\w.-]+))?", re.ASCII)
 
 
@@ -57,17 +60,50 @@ def open_hub(source: str, wanted: Wanted, revision: str | None, sampling_rate: i
     parts = _load(source, revision)
     modality, media = _find_media(parts["train"].features, wanted)
     wanted = wanted if media is None else replace(wanted, text=(media,))
-    heading = Table(source, tuple(parts["train"].features), (), (), header=False)
-    _, columns = find_columns(heading, wanted)
-    names = _label_names(parts["train"], columns.label, wanted.task, source)
-    tables = {
-        part: _table(f"{source} ({part})", data, columns, names, media)
-        for part, data in parts.items()
-        if part == "train" or not all(label in (-1, None) for label in data[columns.label][:])
-    }
+    heading, columns = find_columns(_sample(source, parts["train"]), wanted)
+    tables = {}
+    absent: tuple[str, ...] = ()
+    for part, data in parts.items():
+        _require_columns(f"{source} ({part})", data, columns)
+        if part != "train" and all(label in (-1, None) for label in data[columns.label][:]):
+            absent += (f"{source} ({part}) has no labels and is left out.",)
+            continue
+        names = _label_names(data, columns.label, wanted.task, source)
+        tables[part] = _table(f"{source} ({part})", data, columns, names, media)
     if media is None:
-        return collect_tables(tables, wanted)
-    return _collect_media(tables, columns, wanted, modality, sampling_rate)
+        found = collect_tables(tables, wanted)
+    else:
+        found = _collect_media(tables, columns, wanted, modality, sampling_rate)
+    unlabelled = {part: len(parts[part]) - len(table.rows) for part, table in tables.items()}
+    absent += tuple(
+        f"{source} ({part}) has rows without a label, which are left out: {n}."
+        for part, n in unlabelled.items()
+        if n
+    )
+    reading = replace(found.reading, unused=unused(heading, columns), notes=(*found.reading.notes, *absent))
+    return replace(found, reading=reading)
+
+
+def _sample(source: str, data: Any) -> Table:
+    """Return some of the rows, without what would have to be decoded, to find columns by."""
+    import datasets
+
+    names = tuple(data.features)
+    rows = range(0, len(data), max(1, len(data) // _SAMPLED))
+    plain = {name: isinstance(kind, datasets.Value) for name, kind in data.features.items()}
+    chosen = data.select(rows)
+    values = [chosen[name][:] if plain[name] else [None] * len(rows) for name in names]
+    return Table(source, names, tuple(zip(*values, strict=True)), tuple(i + 1 for i in rows), header=False)
+
+
+def _require_columns(name: str, data: Any, columns: Columns) -> None:
+    """Refuse a part that lacks a column of the training part."""
+    missing = [column for column in (*columns.text, columns.label) if column not in data.features]
+    if missing:
+        raise InputError(
+            f"{name} has the columns {', '.join(map(repr, data.features))}; expected "
+            f"{' and '.join(map(repr, missing))}, as in the training part: choose a set whose parts agree"
+        )
 
 
 def _load(source: str, revision: str | None) -> dict[str, Any]:
@@ -101,7 +137,7 @@ def _find_media(features: Any, wanted: Wanted) -> tuple[Modality, str | None]:
     return "text", None
 
 
-def _label_names(train: Any, column: str, task: Task | None, source: str) -> dict[Any, str]:
+def _label_names(data: Any, column: str, task: Task | None, source: str) -> dict[Any, str]:
     """Return what every number in the label column means, or nothing where its values are to stand.
 
     That is a label of the task, told by its name whatever the case. The values stand when they are no
@@ -110,12 +146,12 @@ def _label_names(train: Any, column: str, task: Task | None, source: str) -> dic
     """
     import datasets
 
-    kind, beside = train.features[column], f"{column}_text"
+    kind, beside = data.features[column], f"{column}_text"
     names: dict[Any, str] = {}
     if isinstance(kind, datasets.ClassLabel):
         names = dict(enumerate(kind.names))
-    elif isinstance(kind, datasets.Value) and "int" in kind.dtype and beside in train.features:
-        pairs = set(zip(train[column][:], train[beside][:], strict=True))
+    elif isinstance(kind, datasets.Value) and "int" in kind.dtype and beside in data.features:
+        pairs = set(zip(data[column][:], data[beside][:], strict=True))
         names = dict(pairs)
         if len(names) < len(pairs) or not all(names.values()):
             return {}
@@ -166,4 +202,7 @@ def _collect_media(
         for part, table in tables.items()
     }
     decode = decode_images if modality == "image" else partial(decode_waveforms, sampling_rate=sampling_rate)
-    return Collection(parts, task, decode)
+    reading = Reading(
+        columns.text, columns.label, origins={part: table.name for part, table in tables.items()}
+    )
+    return Collection(parts, task, decode, reading, inferred=wanted.task is None)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection
+from tangentlora.data.columns import Wanted
 from tangentlora.data.folders import open_tables, part_files
-from tangentlora.data.labelling import Wanted
 from tangentlora.data.tasks import TASKS
 from tangentlora.errors import InputError
 
@@ -55,7 +55,7 @@ def open_setting(setting: Path, wanted: Wanted) -> Collection:
     named = next((known for known in TASKS.values() if known.folder == _real(setting).parent.name), None)
     task = wanted.task or named
     headerless = task.columns if task is not None else ("label", "text")
-    return open_tables(setting, replace(wanted, task=task), headerless)
+    return open_tables(setting, replace(wanted, task=task, published=named is not None), headerless)
 
 
 def _real(folder: Path) -> Path:

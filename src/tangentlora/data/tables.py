@@ -41,7 +41,7 @@ def read_table(path: Path) -> Table:
     """Return the table in a file, whose kind the suffix tells; text files are UTF-8, with or without a mark.
 
     Quotes group fields in csv files only: sentences in tsv files hold lone quotes. A json file holds a list
-    of objects, a jsonl file one object a line; the first object names the columns. Raises InputError for
+    of objects, a jsonl file one object a line; what an object lacks is None. Raises InputError for
     another suffix, a file that cannot be decoded, a row of the wrong width (with its number) and an empty
     file.
     """
@@ -85,11 +85,20 @@ def _delimited(path: Path, suffix: str) -> Table:
         if len(fields) != width:
             raise InputError(
                 f"row {number} of {path} has {len(fields)} fields where the first row has {width}; "
-                f"correct that row" + (" or quote the commas in it" if suffix == ".csv" else "")
+                f"correct that row" + _row_hint(numbered[0][1], suffix)
             )
     (_, header), *body = numbered
     rows = tuple(tuple(fields) for _, fields in body)
     return Table(str(path), tuple(header), rows, tuple(number for number, _ in body), header=True)
+
+
+def _row_hint(first: list[str], suffix: str) -> str:
+    """Return what else may be wrong with a row of another width."""
+    if len(first) == 1 and any(sign in first[0] for sign in ";\t|,"):
+        return (
+            ", or save the file with " + ("commas" if suffix == ".csv" else "tabs") + " between the columns"
+        )
+    return " or quote the commas in it" if suffix == ".csv" else ""
 
 
 def _records(path: Path, suffix: str) -> Table:
@@ -112,18 +121,27 @@ def _records(path: Path, suffix: str) -> Table:
                 f"row {number} of {path} is a {type(record).__name__}; expected an object"
                 f" with a text and a label"
             )
-    columns = tuple(records[0]) if records else ()
+    columns = tuple(dict.fromkeys(name for record in records for name in record))
     rows = tuple(tuple(record.get(column) for column in columns) for record in records)
     return Table(str(path), columns, rows, tuple(numbers), header=False)
 
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, place))
     except json.JSONDecodeError as error:
         raise InputError(
             f"{place} is not valid JSON ({error}); expected objects with a text and a label"
         ) from error
+
+
+def _object(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
+    """Return an object; raise InputError where it has a name twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise InputError(f"{place} has an object with {name!r} twice; expected each name once: remove one")
+    return found
 
 
 def _parquet(path: Path) -> Any:

@@ -59,8 +59,11 @@ def given_for(kind: type, options: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import fields
 
     known = {field.name for field in fields(kind)}
-    return {
+    given = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in vars(options).items()
         if value is not None and key in known
     }
+    if len(given.get("text_column", ())) == 1:  # the usual case, one name
+        (given["text_column"],) = given["text_column"]
+    return given

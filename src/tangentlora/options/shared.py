@@ -106,13 +106,27 @@ def add_data_options(parser: argparse.ArgumentParser, default: str = "support") 
         f"(default: {default})",
     )
     data.add_argument("--task", help="sst2, mr, cr, subj, qnli, qqp, … (default: told by the data)")
-    data.add_argument("--text-column", help="where the data has unusual names")
+    data.add_argument(
+        "--text-column",
+        nargs="+",
+        action="extend",
+        metavar="COLUMN",
+        help="where the data has unusual names; two for a pair of texts",
+    )
     data.add_argument("--label-column", help="where the data has unusual names")
     data.add_argument(
         "--label-pattern", help="regular expression whose first group is the label in a file's name"
     )
     data.add_argument(
         "--shots", type=int, help="training examples per label to draw, and as many for the dev set"
+    )
+    data.add_argument(
+        "--test-data",
+        help="held-out rows: a file, folder or hub id (default: the data's own, if any)",
+    )
+    data.add_argument("--dev-data", help="rows to choose by, likewise")
+    data.add_argument(
+        "--test-fraction", type=float, help="share of every label to hold out (default: 0, all rows train)"
     )
     data.add_argument("--test-limit", type=int, help="most held-out examples (default: 1000)")
     return data

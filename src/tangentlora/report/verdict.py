@@ -138,7 +138,9 @@ def _smaller_rank(run: Run, best: Answer) -> list[str]:
 
 def _held_out(run: Run, best: Answer) -> str:
     if not run.has_test_set:
-        return "There is no held-out set, so nothing is measured on new examples."
+        return (
+            "No held-out rows: all scores are on the training rows, and nothing is measured on new examples."
+        )
     scores = best.linearised.test_accuracy, best.real.test_accuracy, run.before.test_accuracy
     linearised, real, before = map(accuracy, scores)
     return (

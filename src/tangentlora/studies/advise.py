@@ -49,7 +49,7 @@ class Advice:
     """What is known of the rank that LoRA needs at this λ on these examples.
 
     `optimum` certifies the solver's answer and `reduced` the same answer after Theorem 1; `bound` holds for
-    every optimum.
+    every optimum. `data_check` says what was seen of the data.
     """
 
     optimum: Certificate
@@ -57,6 +57,7 @@ class Advice:
     bound: RankBound
     rules: tuple[RankRule, ...]
     runs: tuple[RankRun, ...]
+    data_check: dict[str, Any]
 
     @property
     def rank(self) -> int | None:
@@ -120,7 +121,7 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
         )
     method = settings.solver if settings.solver in ("sgd", "adamw", "lbfgs") else "lbfgs"
     replace(settings, solver="certified")  # which refuses λ = 0 before the work
-    prepared = prepare(replace(settings, solver=method, test_limit=1), progress=progress)
+    prepared = prepare(replace(settings, solver=method), test=False, progress=progress)
     problem = prepared.problem
     most = min(min(shape) for shape in problem.jacobian.shapes.values())
     possible = [r for r in sorted(set(ranks)) if r <= most]
@@ -144,7 +145,8 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
     reduced = certify(problem, reduce_rank(problem, best.factors), settings.tolerance)
     certificates = {run.rank: run.certificate for run in runs}
     rules = rank_rules(problem, reduced, certificates)
-    return Advice(optimum, reduced, rank_bound(problem, best), rules, tuple(runs))
+    data = prepared.check.describe()
+    return Advice(optimum, reduced, rank_bound(problem, best), rules, tuple(runs), data)
 
 
 def _row(run: RankRun) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ network is then asked how far L + λ Σ‖δ_t‖_* falls. Derived; docs/theory.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def audit_opened(
     most five forward passes. Raises InputError for a negative λ, and in the cases of `weight_gradients`.
     """
     require_lam(lam, weight_decay)  # before the passes
+    if progress:
+        print(opened.check.told(), file=sys.stderr)
     examples, y = opened.splits.train, torch.tensor(opened.splits.train.labels)
     with attached(opened.network.module, opened.targets, opened.factors):
         pass_ = weight_gradients(
@@ -99,6 +102,7 @@ def audit_opened(
         local=part,
         why_not_local=reason,
         reduced=needed < used,
+        data=opened.check,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tangentlora.data import DataCheck
 from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.wording import ABSENT, accuracy, at_least, at_most, listing, number, short_names
 from tangentlora.studies.audit_lam import ChosenLam
@@ -33,6 +34,7 @@ class Audit:
     are the measured falls of F along −∇F at the present rank and along the escape, None where there was no
     such direction. `local` is None where the network was not linearised, for the reason `why_not_local`.
     `reduced` says whether Theorem 1 on the local problem decided the rank needed, not the columns used.
+    `data` is what was seen of the data before.
     """
 
     adapter: str
@@ -50,6 +52,7 @@ class Audit:
     local: LocalPart | None
     why_not_local: str | None
     reduced: bool
+    data: DataCheck
 
     @property
     def verdict(self) -> TrainingVerdict:
@@ -76,6 +79,7 @@ class Audit:
         lam, fit = self.lam, self.lam.fit
         shared = ("adapter", "model", "task", "n_examples", "objective")
         return {key: getattr(self, key) for key in shared} | {
+            "data_check": self.data.describe(),
             "verdict": self.verdict.name,
             "sentence": self.judged.sentence(),
             "judged": asdict(self.judged) | {"verdict": self.verdict.name, "rank_reduced": self.reduced},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def compress_adapter(
     saved_modules(module, saved, tuple(target.module for target in opened.targets))  # refused before the work
     if output_dir is not None:
         require_folder(output_dir)
+    if progress:
+        print(opened.check.told(), file=sys.stderr)
     found = compress_update(
         opened.network,
         opened.targets,
@@ -101,6 +104,7 @@ def compress_adapter(
         "adapter": opened.adapter.name,
         "model": opened.network.name,
         "data": opened.splits.source,
+        "data_check": opened.check.describe(),
         "task": opened.splits.task.name,
         "loss": opened.loss.name,
         "readout": opened.network.reader.describe(),

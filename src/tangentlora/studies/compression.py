@@ -87,8 +87,8 @@ class Compression:
         share = now.test.relative_change
         weighed = "" if share is None else f", {_percent(share)} of the adapter's effect in root mean square"
         text += (
-            f" On {self.sizes['test']} held-out examples: {now.test.largest_change:.1e}{weighed}; by "
-            f"truncation {best:.1e} at best."
+            f" On {self.sizes['test']} examples held out of this compression: "
+            f"{now.test.largest_change:.1e}{weighed}; by truncation {best:.1e} at best."
         )
         if now.test.largest_change <= best:
             return text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -50,6 +51,8 @@ def run_study(
         for case in plan.cases:
             shown.set_postfix_str(f"{case.name}: linearising")
             run = _CaseRun(folder, with_made(case, plan.size, progress=progress))
+            if progress:
+                shown.write(f"{case.name}: {run.prepared.check.told()}", file=sys.stderr)
             records = []
             for cell in run.cells():
                 shown.set_postfix_str(f"{case.name}: {cell.name}")
@@ -81,7 +84,8 @@ class _CaseRun:
         kept = self._read("case.json")
         self.seconds: float = round(time.perf_counter() - start, 3) if kept is None else kept["linearise"]
         if kept is None:
-            self._write("case.json", {"linearise": self.seconds, "key": self._key(None)})
+            data = {"data_check": self.prepared.check.describe()}
+            self._write("case.json", {"linearise": self.seconds, "key": self._key(None), **data})
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the cells that this network can run: a rank above a side of a matrix is left out."""

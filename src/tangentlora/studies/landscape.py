@@ -60,7 +60,8 @@ class Landscape:
 
     `threshold` is the least rank with r(r+1)/2 > c = `constraints`. `excess` is P − min P at the run with the
     lowest F_Π, `cost` the bound 2 max_t ‖Π_t‖₂ Σ_t ‖δ*_t‖_* on it for a global minimiser of F_Π. `tolerance`
-    is that of gaps and values, relative to max(1, |F_Π|), and that of `classify`.
+    is that of gaps and values, relative to max(1, |F_Π|), and that of `classify`. `data_check` says what was
+    seen of the data, where the problem comes from some.
     """
 
     runs: tuple[Run, ...]
@@ -71,6 +72,7 @@ class Landscape:
     tolerance: float
     excess: float
     cost: float
+    data_check: dict[str, Any] | None = None
 
     @property
     def ranks(self) -> list[int]:
@@ -136,6 +138,7 @@ class Landscape:
         """Return everything but the factors as JSON can hold it."""
         return {
             "sentence": self.sentence(),
+            "data_check": self.data_check,
             "threshold": self.threshold,
             "constraints": self.constraints,
             "lam": self.lam,

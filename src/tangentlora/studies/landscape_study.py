@@ -34,14 +34,14 @@ def landscape_of(
     """
     check_survey(ranks, size, repeats)
     replace(settings, solver="certified")  # which refuses λ = 0 before the work
-    prepared = prepare(replace(settings, test_limit=1), progress=progress)
+    prepared = prepare(settings, test=False, progress=progress)
     most = min(min(shape) for shape in prepared.problem.jacobian.shapes.values())
     if max(ranks) > most:
         raise InputError(
             f"got the ranks {listing(ranks)}, expected none above {most}, the smaller side of the smallest "
             "adapted matrix: change --ranks"
         )
-    return survey(
+    found = survey(
         _spanned(prepared.problem),
         sorted(set(ranks)),
         size=SHARE * settings.lam if size is None else size,
@@ -49,6 +49,7 @@ def landscape_of(
         seed=settings.seed,
         progress=progress,
     )
+    return replace(found, data_check=prepared.check.describe())
 
 
 def _spanned(problem: Problem) -> Problem:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from tangentlora.adapters import Adapter, adapter_of, bare, fitted, read_adapter, with_saved
 from tangentlora.blocks import Factors
-from tangentlora.data import COMPLETION, Splits
+from tangentlora.data import COMPLETION, DataCheck, Splits, check_data
 from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
@@ -30,9 +31,12 @@ from tangentlora.studies.settings import Settings
 _OURS = (
     *("model", "revision", "dtype", "readout", "template", "label_words", "prototypes", "head_init"),
     *("max_length", "data", "task", "text_column", "label_column", "label_pattern", "shots", "data_seed"),
-    *("test_limit", "lam", "seed"),
+    *("test_limit", "test_data", "dev_data", "test_fraction", "lam", "seed"),
 )
 """What an adapter of our own takes from the run.json beside it, unless it is said otherwise."""
+
+_DRAWS = ("shots", "test_data", "dev_data", "test_fraction")
+"""Of these, what belongs to the data that it names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,11 @@ class Opened:
     adapter: Adapter
     splits: Splits
     recorded_lam: float | None = None
+
+    @cached_property
+    def check(self) -> DataCheck:
+        """What is to be said of the data before any work."""
+        return check_data(self.splits)
 
     @property
     def loss(self) -> Loss:
@@ -73,6 +82,10 @@ def open_adapter(
     adapter = read_adapter(path, revision=None)
     recorded = _recorded(Path(path))
     lam = recorded.pop("lam", None)  # no setting: it may be 0, which the default solver refuses
+    if given.get("data", recorded.get("data")) != recorded.get("data"):  # then its draws are not these data's
+        recorded = {name: value for name, value in recorded.items() if name not in _DRAWS}
+    if "test_data" in given or "test_fraction" in given:  # one of them, and the caller's
+        recorded = {k: value for k, value in recorded.items() if k not in ("test_data", "test_fraction")}
     values = _told(adapter) | recorded | dict(given)
     if not values.get("model"):
         raise InputError(

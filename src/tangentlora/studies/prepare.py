@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.blocks import Factors, cast
-from tangentlora.data import COMPLETION, Examples, Splits, Task, load_splits
+from tangentlora.data import COMPLETION, DataCheck, Examples, Splits, Task, check_data, load_splits
 from tangentlora.errors import InputError
 from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
@@ -39,8 +39,8 @@ from tangentlora.tangent.tangent import Tangent
 class Prepared:
     """What every trial on one problem shares; the network is linearised once.
 
-    `plan` is what was expected of it before. `start` is where solvers begin, and `saved` whole weights that
-    belong to the adapter, both from an adapter to continue from.
+    `plan` is what was expected of it before, and `check` what was seen of the data. `start` is where solvers
+    begin, and `saved` whole weights that belong to the adapter, both from an adapter to continue from.
     """
 
     settings: Settings
@@ -51,6 +51,7 @@ class Prepared:
     test: Tangent | None
     problem: Problem
     plan: Plan
+    check: DataCheck
     dev: Tangent | None = None
     start: Factors | None = None
     saved: dict[str, Tensor] = field(default_factory=dict)
@@ -63,10 +64,11 @@ class Prepared:
         return {part: (t, examples[part]) for part, t in tangents.items() if t is not None}
 
 
-def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) -> Prepared:
+def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progress: bool = False) -> Prepared:
     """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.
 
-    It plans before it linearises; with `progress` the plan is told on stderr. Raises InputError where the
+    It checks the data and plans before it linearises; with `progress` both are told on stderr. Without `test`
+    the test set is left alone. Raises InputError where the
     store cannot fit on the disk or the run in memory, for anything in the data, the network or the targets
     that cannot be used, and for completions: their loss is linear in the outputs, so that the convex problem
     has no minimiser, or 0.
@@ -86,7 +88,12 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
-    wanted = {"train": splits.train, "test": splits.test, "dev": splits.dev if dev else None}
+    check = check_data(splits)
+    wanted = {
+        "train": splits.train,
+        "test": splits.test if test else None,
+        "dev": splits.dev if dev else None,
+    }
     sets = {
         part: EncodedSet(examples.inputs, network.reader.encode(examples.inputs))
         for part, examples in wanted.items()
@@ -103,7 +110,7 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
         memory=settings.memory,
     )
     if progress:
-        print(plan.text(), file=sys.stderr)
+        print(check.told(), plan.text(), sep="\n", file=sys.stderr)
     plan.require()
 
     def tangent(part: str) -> Tangent | None:
@@ -123,7 +130,7 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
 
     train = tangent("train")
     assert train is not None
-    test, chosen_by = tangent("test"), tangent("dev")
+    tested, chosen_by = tangent("test"), tangent("dev")
     device = torch.device(settings.device)
     problem = Problem(
         train.jacobian.to(torch.float64, device),
@@ -136,7 +143,18 @@ def prepare(settings: Settings, *, dev: bool = False, progress: bool = False) ->
     if begun.start is not None:
         start = cast(begun.start, problem.f0)
     return Prepared(
-        settings, network, splits, targets, train, test, problem, plan, chosen_by, start, begun.saved
+        settings,
+        network,
+        splits,
+        targets,
+        train,
+        tested,
+        problem,
+        plan,
+        check,
+        dev=chosen_by,
+        start=start,
+        saved=begun.saved,
     )
 
 
@@ -180,6 +198,9 @@ def _load(settings: Settings, sampling_rate: int | None) -> Splits:
         seed=settings.data_seed,
         shots=settings.shots,
         test_limit=settings.test_limit,
+        test_fraction=settings.test_fraction,
+        test_data=settings.test_data,
+        dev_data=settings.dev_data,
         sampling_rate=sampling_rate,
     )
 

@@ -211,6 +211,7 @@ def describe(
             "label_names": list(prepared.splits.task.labels),
             "n_train": len(prepared.splits.train),
             "n_test": len(test) if test is not None else 0,
+            "check": prepared.check.describe(),
         },
         "tangent": {
             "key": train.key,

@@ -24,14 +24,15 @@ def default_tangent_dir() -> Path:
 class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
-    `memory` is what a run may take in bytes, None all that is available when it begins. `learning_rate`
-    belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
-    to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on the real
-    network; 0 solves the network linearised at W once.
+    All of `data` is for training unless it has test and dev parts, or `test_data`, `dev_data` or
+    `test_fraction` say otherwise. `memory` is what a run may take in bytes, None all that is available when
+    it begins. `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is
+    an adapter to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on
+    the real network; 0 solves the network linearised at W once.
 
-    Raises InputError for sizes and memory below 1, a tolerance that is not positive, an unknown
-    initialisation or one beside `init_from`, a λ that is not at least 0, λ = 0 for the certified solver, and
-    `outer` below 0 or with a solver that trains factors.
+    Raises InputError for sizes and memory below 1, a test fraction outside [0, 1) or beside test data, a
+    tolerance that is not positive, an unknown initialisation or one beside `init_from`, a λ that is not at
+    least 0, λ = 0 for the certified solver, and `outer` below 0 or with a solver that trains factors.
     """
 
     model: str = "minilm"
@@ -40,12 +41,15 @@ class Settings:
     device: str = "cpu"
     data: str = "support"
     task: str | None = None
-    text_column: str | None = None
+    text_column: str | tuple[str, ...] | None = None
     label_column: str | None = None
     label_pattern: str | None = None
     shots: int | None = None
     data_seed: int = 13
     test_limit: int = 1000
+    test_data: str | None = None
+    dev_data: str | None = None
+    test_fraction: float = 0.0
     readout: ReadoutName = "auto"
     template: str | None = None
     label_words: tuple[str, ...] = ()
@@ -77,6 +81,11 @@ class Settings:
             raise InputError(
                 f"got batch size {self.batch_size} and test limit {self.test_limit}, expected at least 1 for "
                 "both: change --batch-size or --test-limit"
+            )
+        if not 0 <= self.test_fraction < 1 or (self.test_fraction and self.test_data is not None):
+            raise InputError(
+                f"got the test fraction {self.test_fraction} and the test data {self.test_data}, expected a "
+                "fraction of at least 0 and below 1, or test data, not both: leave one out"
             )
         if self.memory is not None and self.memory < 1:
             raise InputError(
