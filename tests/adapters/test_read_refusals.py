@@ -130,8 +130,11 @@ def test_other_tensors_are_refused_by_name(folder, tensors, message):
 
 
 def test_files_that_are_missing_or_damaged_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match=r"adapter_config.json \(.*|expected the folder of a PEFT adapter"):
+    with pytest.raises(InputError, match=r"in plain and not itself, .* give .*plain or another of them"):
         read_adapter(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"adapter_config.json.*, expected the folder of a PEFT adapter"):
+        read_adapter(tmp_path / "empty")
     weights, settings = (folder / TENSORS).read_bytes(), (folder / SETTINGS).read_text()
     (folder / TENSORS).write_bytes(weights[:50])
     with pytest.raises(InputError, match=r"with a damaged adapter_model.safetensors"):

@@ -149,12 +149,14 @@ def test_labels_that_do_not_fit_the_head_are_refused(shell: Shell, tmp_path: Pat
     swapped = saved_by_peft(module, tmp_path / "swapped", target_modules=["query", "value"])
     head = ("--readout", "head", "--head-init", "checkpoint", "--quiet")
     arguments = ["audit", str(swapped), "--model", str(base), "--data", str(shell.data), *head]
-    assert_bad_input(arguments, "outputs are good, bad in this order, and data whose labels are bad", capsys)
+    capsys.readouterr()
+    assert status_of([*arguments, "--no-local", "--json"]) == 0  # its names say which output is which
+    assert json.loads(capsys.readouterr().out)["n_examples"] > 0
     base, _ = classifier(tmp_path / "other", ("LABEL_0", "LABEL_1"))
     _, module = classifier(tmp_path / "three", ("a", "b", "c"))
     wide = saved_by_peft(module, tmp_path / "wide", target_modules=["query"], task_type="SEQ_CLS")
     arguments = ["audit", str(wide), "--model", str(base), "--data", str(shell.data), "--quiet"]
-    assert_bad_input(arguments, r"classifier.bias, expected \(2,\).* give data with as many labels", capsys)
+    assert_bad_input(arguments, "outputs are LABEL_0, LABEL_1, LABEL_2 in this order, and data whose", capsys)
 
 
 def test_an_adapter_that_was_never_trained(shell: Shell, tmp_path: Path, capsys: Captured) -> None:
@@ -168,7 +170,7 @@ def test_an_adapter_that_was_never_trained(shell: Shell, tmp_path: Path, capsys:
     capsys.readouterr()
     assert status_of([*arguments, "--strict"]) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("Undertrained")  # B = 0 is a saddle with unused columns, not a lack of rank
+    assert text.startswith("Without effect")
     assert "δ = 0: from W to there is no way" in text
     assert "rests at a strict saddle" in text
     assert "rank 0 suffices" in text

@@ -152,7 +152,7 @@ def test_a_live_model_is_compressed_and_stays_as_it_is(folder: Path) -> None:
 
 
 def test_what_cannot_be_carried_or_does_not_go_together_is_refused_before_the_work(folder: Path) -> None:
-    biased = adapter_on(folder, "bert", 3, bias="all", modules_to_save=None)
+    biased = adapter_on(folder, "bert", 3, bias="all")
     said = pytest.raises(InputError, match=r"only part of .*train it with bias='none'")
     with open_adapter(biased, settings_for(folder, "bert")) as opened, said:
         compress_adapter(opened, folder / "never")

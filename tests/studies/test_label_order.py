@@ -1,41 +1,63 @@
-"""A head is refused where its own names of the outputs are the task's labels in another order."""
+"""Labels are numbered as a head's own names number its outputs, whatever order and number the data have."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from small_runs import small_settings
+from tangentlora.data import Examples, Splits
 from tangentlora.data.classification import infer_task
 from tangentlora.data.tasks import TASKS
 from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
-from tangentlora.studies.label_order import require_same_order
+from tangentlora.studies.label_order import count_outputs, in_head_order
 from tangentlora.studies.prepare import load_task, load_with_head
 from tiny_networks import tiny_module, tiny_processor
 
-CLASSES = infer_task(["world", "sports", "sci_fi"])  # sorted: sci_fi, sports, world
-
 
 def named(*names: str) -> Network:
+    """A network whose head has outputs of these names, of which the tiny one gives the first three."""
     tokenizer = tiny_processor("bert")
     module: Any = tiny_module("bert", len(tokenizer))
     module.config.id2label = dict(enumerate(names))
     return network_from_module(module, tokenizer, ClassificationHead(len(names)), name="net")
 
 
-def test_another_order_is_refused() -> None:
-    said = (
-        r"got net, whose outputs are World, Sports, sci-fi in this order, and data whose labels are sci_fi, "
-        r"sports, world, expected the same order: number the labels in the data from 0"
-    )
-    with pytest.raises(InputError, match=said):
-        require_same_order(named("World", "Sports", "sci-fi"), CLASSES)
+def splits_of(labels: Sequence[str]) -> Splits:
+    """One example of each label, with the classes sorted as the data sort them."""
+    task = infer_task(labels)
+    numbers = tuple(task.labels.index(label) for label in labels)
+    examples = Examples(tuple(f"a text on {label}" for label in labels), numbers, task.labels)
+    return Splits(examples, None, None, task, "made")
+
+
+def outputs_of(splits: Splits) -> dict[Any, int]:
+    return dict(zip(splits.train.inputs, splits.train.labels, strict=True))
+
+
+def test_another_order_is_followed() -> None:
+    found = in_head_order(named("World", "Sports", "sci-fi"), splits_of(["sports", "world", "sci_fi"]))
+    assert outputs_of(found) == {"a text on world": 0, "a text on sports": 1, "a text on sci_fi": 2}
+    assert found.task.labels == found.train.label_names == ("world", "sports", "sci_fi")
+    assert found.task.prototypes == ("It was world.", "It was sports.", "It was sci fi.")
+
+
+def test_a_class_without_examples_is_an_output_all_the_same() -> None:
+    found = in_head_order(named("anger", "joy", "fear"), splits_of(["fear", "anger", "fear"]))
+    assert outputs_of(found) == {"a text on fear": 2, "a text on anger": 0}
+    assert found.task.labels == ("anger", "joy", "fear")
+    assert found.train.counts() == {"anger": 1, "joy": 0, "fear": 2}
+
+
+def test_numbers_name_outputs_that_have_no_names() -> None:
+    found = in_head_order(named("LABEL_0", "LABEL_1", "LABEL_2"), splits_of(["2", "1", "2"]))
+    assert outputs_of(found) == {"a text on 2": 2, "a text on 1": 1}
 
 
 def test_synonyms_count() -> None:
@@ -43,23 +65,51 @@ def test_synonyms_count() -> None:
     module.config.num_labels = 2
     module.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
     network = network_from_module(module, tiny_processor("bert"), ClassificationHead(2), name="net")
-    with pytest.raises(InputError, match="outputs are POSITIVE, NEGATIVE in this order"):
-        require_same_order(network, TASKS["sst2"])
+    examples = Examples(("bad", "good"), (0, 1), ("0", "1"))
+    splits = Splits(examples, examples, None, TASKS["sst2"], "made")
+    found = in_head_order(network, splits)
+    assert outputs_of(found) == {"bad": 1, "good": 0}
+    assert found.dev is not None
+    assert found.dev.labels == found.train.labels
+    assert found.task.outputs["negative"] == 1
     module.config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
-    require_same_order(network, TASKS["sst2"])
+    assert in_head_order(network, splits) is splits
+
+
+@pytest.mark.parametrize("names", [("SCI FI", "Sports", "World"), ("LABEL_0", "LABEL_1", "LABEL_2")])
+def test_the_same_order_and_names_that_tell_nothing_leave_the_data(names: tuple[str, ...]) -> None:
+    splits = splits_of(["world", "sports", "sci_fi"])
+    assert in_head_order(named(*names), splits) is splits
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("SCI FI", "Sports", "World"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("world", "sports", "science")],
+    ("names", "labels"),
+    [
+        (("world", "sports", "science"), ["world", "sports", "sci_fi"]),  # world is 0 here, and 2 there
+        (("LABEL_0", "LABEL_1", "LABEL_2"), ["no", "yes"]),
+        (("LABEL_0", "LABEL_1", "LABEL_2"), ["1", "3"]),
+        (("anger", "joy", "fear"), ["anger", "grief"]),
+    ],
 )
-def test_the_same_order_and_names_that_tell_nothing_pass(names: tuple[str, ...]) -> None:
-    require_same_order(named(*names), CLASSES)
+def test_what_names_do_not_tell_is_refused(names: tuple[str, ...], labels: list[str]) -> None:
+    with pytest.raises(InputError, match=rf"outputs are {', '.join(names)} in this order, and data whose"):
+        in_head_order(named(*names), splits_of(labels))
+
+
+def test_outputs_are_counted_by_what_an_adapter_saved() -> None:
+    from transformers import BertConfig
+
+    task = infer_task(["a", "b"])
+    config = BertConfig(num_labels=5, architectures=["BertForSequenceClassification"])
+    assert count_outputs(task, config, {}) == 5
+    assert count_outputs(task, config, {"classifier.weight": (4, 32), "classifier.bias": (4,)}) == 4
+    assert count_outputs(task, config, {"classifier.dense.weight": (32, 32)}) == 5
+    assert count_outputs(task, BertConfig(architectures=["BertForMaskedLM"]), {}) == 2
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_checkpoint_is_asked_when_it_is_loaded(tmp_path: Path, turned: bool) -> None:
-    rows = [f"a text of kind {k},{'abc'[k]}" for k in (0, 1, 2) * 4]
+    rows = [f"a text of kind {'abc'[k]},{'abc'[k]}" for k in (0, 1, 2) * 4]
     (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]))
     settings = small_settings(tmp_path, readout="head", head_init="checkpoint")
     splits = load_task(settings)
@@ -67,5 +117,6 @@ def test_a_checkpoint_is_asked_when_it_is_loaded(tmp_path: Path, turned: bool) -
     module: Any = tiny_module("bert", len(tiny_processor("bert")))
     module.config.id2label, module.config.label2id = dict(enumerate(labels)), {}
     module.save_pretrained(settings.model)
-    with pytest.raises(InputError, match="expected the same order") if turned else nullcontext():
-        load_with_head(settings, splits)
+    _, found = load_with_head(settings, splits)
+    assert found.task.labels == labels
+    assert all(labels[y] == str(x)[-1] for x, y in outputs_of(found).items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -49,7 +50,9 @@ class Adapter:
     own names. `saved` holds whole parameters trained beside the factors (`modules_to_save`, biases), by the
     full name of the parameter: they belong to the base that δ is measured against. `base_model`, `revision`,
     `task_type` and `target_modules` are what the adapter's configuration says, None where it says nothing.
-    All tensors are on the CPU, the factors in float32 or float64.
+    `folder` is where its files lie, None for the adapter of a live model. `modules_to_save` and `bias` are
+    what its configuration promises to be in `saved`. All tensors are on the CPU, the factors in float32 or
+    float64.
     """
 
     name: str
@@ -60,6 +63,9 @@ class Adapter:
     revision: str | None = None
     task_type: str | None = None
     target_modules: tuple[str, ...] | str | None = None
+    folder: Path | None = None
+    modules_to_save: tuple[str, ...] = ()
+    bias: str = "none"
 
     @property
     def factors(self) -> Factors:

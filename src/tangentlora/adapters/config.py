@@ -83,7 +83,12 @@ def require_plain(settings: Settings, name: str) -> None:
             _refuse(name, key, settings[key], meaning)
     for key, value in settings.items():
         if value and key not in _NEUTRAL and key not in _OTHER:
-            _refuse(name, key, value, "a setting that is not known here")
+            raise InputError(
+                f"got the adapter {name} with {key} = {value!r} (a setting that is not known here), "
+                "expected settings of plain LoRA, whose layers are W + s·B·A; remove it from "
+                "adapter_config.json if it is one of the training alone, such as a learning rate, or train "
+                "again without it."
+            )
     start = str(settings.get("init_lora_weights", True)).lower()
     for prefix, meaning in _INITIALISED.items():
         if start.startswith(prefix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from tangentlora.models.network import Network
 from tangentlora.models.prompt import PromptReader
 from tangentlora.models.prototypes import PrototypeReader
 from tangentlora.models.targets import Target, find_targets
+
+_EXPERT = re.compile(r"experts\.\d+\.")
 
 
 @final
@@ -39,11 +42,14 @@ def fitted(adapter: Adapter, module: nn.Module) -> Fitted:
     """Match an adapter to a network: every layer a Linear or Conv1D, every saved weight one of its own.
 
     Names from files of earlier releases of transformers, such as those of ViT, are translated. A fused
-    weight, as in GPT-2, is one target, since PEFT adapts it as one matrix. The network is left as it is:
-    `attached` adds the layers and `with_saved` the saved weights.
+    weight, as in GPT-2, is one target, since PEFT adapts it as one matrix. A layer on a tied `lm_head` is
+    beside that module and none of the embedding, as in PEFT. The network is left as it is: `attached` adds
+    the layers and `with_saved` the saved weights. A saved weight of an adapted layer that is the network's
+    own, as PEFT saves with an adapted `lm_head`, is none of the adapter's and left out.
 
-    Raises `InputError` when the network lacks a module or a parameter, a shape differs, a module is quantised
-    or of a type without a plain weight, or a weight is shared with another module.
+    Raises `InputError` when the network lacks a module or a parameter, a shape differs, the file lacks a
+    weight that the adapter's configuration promises (modules_to_save, bias), a module is quantised or of a
+    type without a plain weight, or a saved weight is shared with another module.
     """
     modules = _translated(adapter, module, [f"{name}.weight" for name in adapter.layers])
     own = {old.removesuffix(".weight"): new.removesuffix(".weight") for old, new in modules.items()}
@@ -53,8 +59,10 @@ def fitted(adapter: Adapter, module: nn.Module) -> Fitted:
         layers={own[name]: layer for name, layer in adapter.layers.items()},
         saved={kept[name]: tensor for name, tensor in adapter.saved.items()},
     )
-    found = find_targets(module, list(renamed.layers), "all")
+    renamed = replace(renamed, saved=_foreign(renamed, module))
+    found = find_targets(module, list(renamed.layers), "all", shared=True)
     targets = tuple(target for target in found if target.name in renamed.layers)
+    _require_promised(renamed, module)
     for target in targets:
         _require_shape(adapter, target.name, renamed.layers[target.name].shape, target.shape)
     state = module.state_dict()
@@ -62,6 +70,20 @@ def fitted(adapter: Adapter, module: nn.Module) -> Fitted:
         _require_shape(adapter, name, tuple(tensor.shape), tuple(state[name].shape))
     _require_unshared(module, renamed)
     return Fitted(targets, renamed)
+
+
+def _foreign(adapter: Adapter, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the saved weights without those of adapted layers that are the network's own, bit for bit."""
+    state = module.state_dict()
+
+    def own(name: str, tensor: torch.Tensor) -> bool:
+        there = state[name]
+        return there.shape == tensor.shape and torch.equal(tensor.to(there), there)
+
+    adapted = {name for name in adapter.saved if name.rpartition(".")[0] in adapter.layers}
+    return {
+        name: tensor for name, tensor in adapter.saved.items() if not (name in adapted and own(name, tensor))
+    }
 
 
 @contextmanager
@@ -98,6 +120,14 @@ def _translated(adapter: Adapter, module: nn.Module, names: Collection[str]) -> 
     found = current_names(module, names)
     if absent := [name for name in names if name not in found]:
         listed = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if len(absent) > 3 else "")
+        if any(_EXPERT.search(name) for name in absent) and any(
+            "expert" in n for n, _ in module.named_parameters()
+        ):
+            raise InputError(
+                f"got the adapter {adapter.name} for {listed}, layers of single experts, which this "
+                f"release of transformers joins to one parameter for all ({type(module).__name__}), expected "
+                "LoRA on layers that are Linear here; train it again without the experts."
+            )
         raise InputError(
             f"got the adapter {adapter.name} for {listed}, which this network ({type(module).__name__}) does "
             f"not have, expected weights such as {', '.join(_alike(module, absent[0]))}; load the network "
@@ -109,6 +139,28 @@ def _translated(adapter: Adapter, module: nn.Module, names: Collection[str]) -> 
             "save it again with PEFT."
         )
     return found
+
+
+def _require_promised(adapter: Adapter, module: nn.Module) -> None:
+    """Refuse a file without the whole weights that its configuration names and this network has."""
+    if adapter.folder is None:  # in a live model they are where they are used
+        return
+    saved = "|".join(map(re.escape, adapter.modules_to_save))
+    within = re.compile(rf"(?:.*\.)?(?:{saved})\..+") if saved else None
+    lacking = []
+    for name, _ in module.named_parameters(remove_duplicate=False):
+        owner, _, own = name.rpartition(".")
+        biased = own == "bias" and (
+            adapter.bias == "all" or (adapter.bias != "none" and owner in adapter.layers)
+        )
+        if name not in adapter.saved and (biased or (within and within.fullmatch(name))):
+            lacking.append(name)
+    if lacking:
+        raise InputError(
+            f"got the adapter {adapter.name} without {', '.join(lacking[:3])}, which its configuration says "
+            f"it trained ({'bias' if adapter.bias != 'none' else 'modules_to_save'}), expected these weights "
+            "in its file, since nobody else has them; save the adapter again with PEFT, from the live model."
+        )
 
 
 def _alike(module: nn.Module, absent: str) -> list[str]:

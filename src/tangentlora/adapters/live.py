@@ -57,7 +57,8 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
     The layers are the model's own, not copies: each of PEFT's wrappers is replaced by what it wraps (modules
     to save by their originals, for which see `adapter_of(...).saved`). Within the block the base may be put
     into evaluation mode, frozen and fitted with hooks and other adapters. After it, also when it raises, the
-    model is as before: same modules, same modes, same flags. The PeftModel itself is not to be called inside.
+    model is as before: same modules, same modes, same flags, same configuration. The PeftModel itself is not
+    to be called inside.
 
     Raises `InputError` when it is no PeftModel or an adapter is merged into the weights.
     """
@@ -68,6 +69,8 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
     base: nn.Module = peft_model.get_base_model()
     modes = [(child, child.training) for child in peft_model.modules()]
     trainable = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
+    configs = {id(child.config): child.config for child in base.modules() if hasattr(child, "config")}
+    settings = [(config, dict(vars(config))) for config in configs.values() if hasattr(config, "__dict__")]
     mark = vars(base).pop("peft_config", None)
     swapped: list[tuple[nn.Module, str, nn.Module]] = []
     try:
@@ -94,6 +97,18 @@ def bare(model: nn.Module) -> Iterator[nn.Module]:
             child.training = training
         for parameter, requires_grad in trainable:
             parameter.requires_grad_(requires_grad)
+        for config, values in settings:
+            vars(config).clear()
+            vars(config).update(values)
+
+
+def trained_in_place(model: nn.Module) -> tuple[str, ...]:
+    """Return the base network's own weights that a live `PeftModel` trains, such as biases, by name.
+
+    An adapter's file holds them only where its configuration says so. Raises `InputError` as `bare` does.
+    """
+    with bare(model) as base:
+        return tuple(name for name, p in base.named_parameters() if p.requires_grad)
 
 
 def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
@@ -126,6 +141,7 @@ def _chosen(model: Any, adapter_name: str | None) -> str:
         given = "no name" if adapter_name is None else f"the adapter name {adapter_name!r}"
         raise InputError(
             f"got {given} for a PeftModel with the adapters {', '.join(model.peft_config)}, of which "
-            f"{', '.join(model.active_adapters) or 'none'} are active, expected one of them; name it."
+            f"{', '.join(model.active_adapters) or 'none'} are active, expected one of them; name it "
+            "with adapter_name=."
         )
     return adapter_name

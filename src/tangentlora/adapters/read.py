@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,22 @@ from tangentlora.adapters.write import CONFIG, PREFIX, WEIGHTS
 from tangentlora.errors import InputError
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_FILES = [
+    CONFIG,
+    WEIGHTS,
+    "README.md",
+    "*token*",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "*processor_config.json",
+]
+"""What is downloaded from the hub: the adapter, its card, and a tokenizer or processor of its own."""
+
 _FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
+_BESIDE = re.compile(r"\.(original_module|modules_to_save)\.")
+"""With bias="all" PEFT also saves these by the names of its wrappers, which it does not read again: the
+base's own bias of a module to save, and once more what stands in the file by the module's own name."""
 _OTHER_TENSORS = {
     "lora_magnitude_vector": "the magnitudes of DoRA",
     "lora_embedding_A": "LoRA on an embedding",
@@ -25,7 +41,7 @@ _OTHER_TENSORS = {
 
 
 def read_adapter(path: str | Path, *, revision: str | None = None) -> Adapter:
-    """Read a LoRA adapter that PEFT saved: a folder, or a hub id of which two small files are downloaded.
+    """Read a LoRA adapter that PEFT saved: a folder, or a hub id of which the adapter's files are downloaded.
 
     δ_t = s_t B_t A_t with s = alpha/r, or alpha/√r with rsLoRA, r and alpha by module. Whole weights in the
     file (modules_to_save, trained biases, resized embeddings) become `saved`. `revision` is a branch, tag or
@@ -37,12 +53,13 @@ def read_adapter(path: str | Path, *, revision: str | None = None) -> Adapter:
     """
     name = str(path)
     folder = _located(name, revision)
+    _require_one(folder, name)
     settings = read_settings(folder / CONFIG, name)
     require_plain(settings, name)
     factors, saved = _sorted_out(_tensors(folder, name), name)
     layers = {module: _layer(settings, module, pair, name) for module, pair in factors.items()}
     require_layers(name, layers)
-    return described(name, settings, layers, saved)
+    return replace(described(name, settings, layers, saved), folder=folder)
 
 
 def described(
@@ -60,6 +77,8 @@ def described(
         revision=settings.get("revision") or None,
         task_type=None if task is None else str(task).rpartition(".")[2],
         target_modules=targets if isinstance(targets, str | None) else tuple(sorted(targets)),
+        modules_to_save=tuple(settings.get("modules_to_save") or ()),
+        bias=str(settings.get("bias") or "none"),
     )
 
 
@@ -68,6 +87,12 @@ def _located(name: str, revision: str | None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if not folder.exists() and (below := re.fullmatch(rf"({_HUB_ID.pattern})/.+", name, re.ASCII)):
+        raise InputError(
+            f"got the adapter {name!r}, which is no folder here, expected one with {CONFIG} or a hub id of "
+            f"two parts; if it is a folder of the hub's {below[1]}, download that (hf download {below[1]}) "
+            "and give the folder in it."
+        )
     if folder.exists() or not _HUB_ID.fullmatch(name):
         raise InputError(
             f"got the adapter {name!r}, which is no folder here, expected one with {CONFIG} or a hub id such "
@@ -77,7 +102,7 @@ def _located(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
@@ -85,6 +110,17 @@ def _located(name: str, revision: str | None) -> Path:
             "expected a PEFT adapter within reach; check the name and the connection, or download it and "
             "give its folder."
         ) from error
+
+
+def _require_one(folder: Path, name: str) -> None:
+    """Refuse a folder that holds adapters in folders of their own and none itself, and name them."""
+    if (folder / CONFIG).is_file():
+        return
+    if below := sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}")):
+        raise InputError(
+            f"got {name}, which holds {CONFIG} in {', '.join(below[:5])} and not itself, expected the folder "
+            f"of one adapter; give {Path(name) / below[0]} or another of them."
+        )
 
 
 def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -116,6 +152,8 @@ def _sorted_out(
     saved: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         own = key.removeprefix(PREFIX)
+        if _BESIDE.search(own):
+            continue
         match = _FACTOR.fullmatch(own)
         if match and own != key:
             factors.setdefault(match[1], {})[match[2]] = tensor

@@ -23,9 +23,10 @@ def saved_modules(module: nn.Module, saved: Mapping[str, Tensor], adapted: tuple
     state = module.state_dict()
     for owner in outermost:
         lacking = [name for name in state if _within(name, owner) and name not in saved]
+        own = sorted(name for name in saved if _within(name, owner))
         if not owner or lacking or any(_within(name, owner) for name in adapted):
             raise InputError(
-                f"got an adapter with weights of its own for {', '.join(sorted(saved)[:3])}, which are only "
+                f"got an adapter with weights of its own for {', '.join(own[:3])}, which are only "
                 f"part of {owner or 'the network'}, expected whole modules beside the LoRA layers "
                 "(modules_to_save); train it with bias='none'."
             )

@@ -66,8 +66,7 @@ def write_adapter(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"got {folder}, which is a file, expected a folder; choose another path.")
     if not pairs:
-        for name in (CONFIG, WEIGHTS):
-            (folder / name).unlink(missing_ok=True)
+        remove_adapter(folder)
         return None
     transposed = any(target.transposed for target in targets if target.module in pairs)
     config = _lora_config(pairs, module, transposed, base_model, revision)
@@ -78,6 +77,23 @@ def write_adapter(
         tensors[f"{PREFIX}{name}.lora_B.weight"] = B
     _replace(folder, config, tensors)
     return folder
+
+
+def remove_adapter(folder: Path) -> None:
+    """Take an adapter's two files out of a folder; other files in it stay."""
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def move_adapter(written: Path, folder: Path) -> None:
+    """Move the files in `written` into `folder` on the same disk, in place of those of an earlier adapter.
+
+    The configuration, without which PEFT reads nothing, leaves first and arrives last.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    for path in sorted(written.iterdir(), key=lambda path: path.name == CONFIG):
+        os.replace(path, folder / path.name)
 
 
 def _lora_pairs(factors: Factors, targets: Sequence[Target], module: nn.Module) -> dict[str, LoraPair]:
@@ -141,7 +157,7 @@ def _lora_config(
 
 
 def _replace(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
-    """Write both files beside the folder and move them in, the configuration out first and in last."""
+    """Write both files beside the folder and move them in."""
     from safetensors.torch import save_file
 
     folder = folder.resolve()  # a link may lead to another disk, where nothing can be moved to
@@ -152,7 +168,4 @@ def _replace(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
         written = Path(partial)
         save_file(tensors, written / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(written)
-        folder.mkdir(exist_ok=True)
-        (folder / CONFIG).unlink(missing_ok=True)
-        os.replace(written / WEIGHTS, folder / WEIGHTS)
-        os.replace(written / CONFIG, folder / CONFIG)
+        move_adapter(written, folder)

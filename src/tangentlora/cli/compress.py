@@ -28,10 +28,13 @@ def compress(options: argparse.Namespace) -> Result:
             batch_size=options.batch_size or Settings.batch_size,
             progress=not options.quiet,
         )
+        notes = opened.notes
     values = found.record() | {
         "data_check": opened.check.describe(),
+        "notes": list(notes),
         "adapter": written and str(written.folder),
         "adapter_error": written and written.error,
     }
     nothing = "Nothing is left, so that no adapter is written: the network without one gives these outputs."
-    return Result(values, f"{found.table()}\n{textwrap.fill(written.message if written else nothing, 100)}")
+    said = (*notes, written.message if written else nothing)
+    return Result(values, "\n".join([found.table(), *(textwrap.fill(sentence, 100) for sentence in said)]))

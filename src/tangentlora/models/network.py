@@ -54,13 +54,14 @@ class Network:
     """A network in evaluation mode with frozen parameters, and the reader that gives its outputs (B,K).
 
     `name` is what the user asked for (a hub id, a folder or `minilm`), `fingerprint` a SHA-256 over all
-    weights.
+    weights, `notes` sentences about it that whoever reads its numbers should know.
     """
 
     name: str
     module: nn.Module
     reader: Reader
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

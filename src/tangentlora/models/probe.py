@@ -58,7 +58,9 @@ def fit_linear_probe(
         fitted.get_parameter("weight").copy_(torch.from_numpy(W))
         if layer.bias is not None:
             fitted.get_parameter("bias").copy_(torch.from_numpy(b))
-    return Network(network.name, module, replace(reader, module=module), fingerprint(module))
+    return replace(
+        network, module=module, reader=replace(reader, module=module), fingerprint=fingerprint(module)
+    )
 
 
 def _last_linear(module: nn.Module, K: int) -> tuple[str, nn.Linear]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tangentlora.errors import InputError
+from tangentlora.models.linear import is_conv1d, is_plain
 
 # The names that model families give to the projections of attention, as dotted ends of full names.
 _ROLES = {
@@ -43,7 +44,11 @@ class Target:
 
 
 def find_targets(
-    module: nn.Module, modules: Sequence[str] = ("query", "value"), layers: str = "last"
+    module: nn.Module,
+    modules: Sequence[str] = ("query", "value"),
+    layers: str = "last",
+    *,
+    shared: bool = False,
 ) -> list[Target]:
     """Return the weight matrices to adapt, in the network's order and with query before key before value.
 
@@ -51,10 +56,12 @@ def find_targets(
     name, or a dotted end of full names as in PEFT (`q_proj`, `attention.output.dense`); a string is read as a
     comma-separated list. `layers` is `last`, `all` or indices such as `0,5` or `-1`, counted in each stack of
     layers on its own. It does not restrict what is given by its full name or stands outside all layers.
+    With `shared` a weight may be another module's too, as that of a tied `lm_head`: the update is then one
+    beside the module, as `attached` adds it, and none of the weight.
 
-    Raises `InputError` when a name or a layer matches nothing, or when a weight is not that of a plain
-    floating-point `Linear` or `Conv1D` (quantised ones are refused), is shared with another module, or is
-    chosen both whole and in part.
+    Raises `InputError` when a name or a layer matches nothing, or when a weight is not that of a
+    floating-point `Linear` or `Conv1D`, or of a class made from one that computes x Wᵀ + b (quantised ones
+    are refused), is shared with another module, or is chosen both whole and in part.
     """
     selectors = [name.strip() for name in (modules.split(",") if isinstance(modules, str) else modules)]
     candidates, wanted = _candidates(module), _parse_layers(layers)
@@ -68,7 +75,7 @@ def find_targets(
         chosen.update(dict.fromkeys(free + _in_layers(layered, wanted, layers)))
     if not chosen:
         raise InputError("got no module to adapt, expected at least one; name one, for example query.")
-    _refuse_shared(module, chosen)
+    _refuse_shared(module, chosen, allowed=shared)
     position = {c.module: i for i, c in enumerate(candidates)}
     parents = {c.module: position.get(c.module.rpartition(".")[0], 0) for c in chosen}
     return [c.target() for c in sorted(chosen, key=lambda c: (parents[c.module], c.rank, position[c.module]))]
@@ -102,8 +109,7 @@ class _Candidate:
 
     @property
     def adaptable(self) -> bool:
-        plain = type(self.child) is nn.Linear or _is_conv1d(self.child)
-        return plain and self.child.get_parameter("weight").is_floating_point()
+        return is_plain(self.child)
 
     def is_called(self, selector: str) -> bool:
         """Say whether the selector is this one's full name, its role, or a dotted end that is not a role."""
@@ -113,11 +119,11 @@ class _Candidate:
     def target(self) -> Target:
         if not self.adaptable:
             raise InputError(
-                f"got {self.module}, which is of type {type(self.child).__name__}, expected a plain "
-                "floating-point Linear or Conv1D; name such a module, and load the network without "
-                "quantisation or adapters."
+                f"got {self.module}, which is of type {type(self.child).__name__}, expected a floating-point "
+                "Linear or Conv1D, or a class made from one that computes x Wᵀ + b; name such a module, and "
+                "load the network without quantisation or adapters."
             )
-        transposed = _is_conv1d(self.child)
+        transposed = is_conv1d(self.child)
         weight = self.child.get_parameter("weight")
         m, n = reversed(weight.shape) if transposed else weight.shape
         if ":" not in self.address:
@@ -136,18 +142,12 @@ def _candidates(module: nn.Module) -> list[_Candidate]:
         index = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
         layer = None if index is None else int(parts[index])
         addresses = [name]
-        if parts[-1] == "c_attn" and _is_conv1d(child):
+        if parts[-1] == "c_attn" and is_conv1d(child):
             n, m = child.get_parameter("weight").shape
             if m == len(_FUSED_ROLES) * n:
                 addresses += [f"{name}:{role}" for role in _FUSED_ROLES]
         found += [_Candidate(a, name, child, ".".join(parts[:index]), layer) for a in addresses]
     return found
-
-
-def _is_conv1d(child: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return type(child) is Conv1D
 
 
 def _parse_layers(layers: str) -> frozenset[int] | None:
@@ -181,8 +181,8 @@ def _in_layers(
     return [c for c in candidates if hits[c]]
 
 
-def _refuse_shared(module: nn.Module, chosen: Iterable[_Candidate]) -> None:
-    """Refuse weights that two modules, or two of the chosen targets, would both adapt."""
+def _refuse_shared(module: nn.Module, chosen: Iterable[_Candidate], *, allowed: bool) -> None:
+    """Refuse weights that two of the chosen targets, or unless `allowed` two modules, would both adapt."""
     owners: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
@@ -192,7 +192,7 @@ def _refuse_shared(module: nn.Module, chosen: Iterable[_Candidate]) -> None:
             raise InputError(
                 f"got {c.module} both whole and in part, expected each weight once; name the whole or parts."
             )
-        for parameter in c.child.parameters(recurse=False):
+        for parameter in () if allowed else c.child.parameters(recurse=False):
             if len(names := owners[id(parameter)]) > 1:
                 raise InputError(
                     f"got {c.module}, whose weight is shared ({' = '.join(names)}), expected a weight that "

@@ -85,6 +85,7 @@ def audit_opened(
         remaining=None if remaining is None else remaining.relative,
         gain=None if gain is None else gain.relative,
         needed_rank=needed,
+        changed=not torch.equal(before, pass_.outputs) and _moved(opened),
     )
     return Audit(
         adapter=opened.adapter.name,
@@ -103,7 +104,13 @@ def audit_opened(
         why_not_local=reason,
         reduced=needed < used,
         data=opened.check,
+        notes=opened.notes,
     )
+
+
+def _moved(opened: Opened) -> bool:
+    """Say whether δ_t = u_t v_tᵀ is other than 0 in some layer."""
+    return any(bool((u @ v.T).any()) for u, v in opened.factors.values())
 
 
 def audit(
@@ -112,6 +119,7 @@ def audit(
     *,
     processor: Any = None,
     readout: Readout | str | None = None,
+    adapter_name: str | None = None,
     lam: float | None = None,
     weight_decay: float | None = None,
     local: bool = True,
@@ -121,12 +129,15 @@ def audit(
 ) -> Audit:
     """Say if a trained LoRA adapter needs more training, more rank, less rank or nothing, with the numbers.
 
-    `adapter` is a live PeftModel with its `processor`, and a `readout` object where that is not its
-    classification head or the likelihood of completions; or a folder or hub id, read as `readout`, a name,
-    and `settings`, other fields of `Settings`, say. A live model is afterwards as before. For λ, `local` and
-    what it costs see `audit_opened`. Raises InputError as `open_any` and `audit_opened` do.
+    `adapter` is a live PeftModel with its `processor`, `adapter_name` where several of its adapters are
+    active, and a `readout` object where that is not its classification head or the likelihood of completions;
+    or a folder or hub id, read as `readout`, a name, and `settings`, other fields of `Settings`, say. A live
+    model is afterwards as before. For λ, `local` and what it costs see `audit_opened`. Raises InputError as
+    `open_any` and `audit_opened` do.
     """
-    with open_any(adapter, data, settings, processor=processor, readout=readout) as opened:
+    with open_any(
+        adapter, data, settings, processor=processor, readout=readout, adapter_name=adapter_name
+    ) as opened:
         return audit_opened(
             opened,
             lam=lam,

@@ -35,6 +35,7 @@ class Audit:
     such direction. `local` is None where the network was not linearised, for the reason `why_not_local`.
     `reduced` says whether Theorem 1 on the local problem decided the rank needed, not the columns used.
     `data` is what was seen of the data before.
+    `notes` are sentences about the adapter, its base and its tokenizer that belong beside the numbers.
     """
 
     adapter: str
@@ -53,6 +54,7 @@ class Audit:
     why_not_local: str | None
     reduced: bool
     data: DataCheck
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> TrainingVerdict:
@@ -70,7 +72,10 @@ class Audit:
             f"The adapter {self.adapter}{on}: {self.task}, {self.n_examples} training examples. "
             "All is measured on the real network unless it is called local."
         )
-        lines = [*wrapped(self.judged.sentence()), "", *wrapped(about), "", *wrapped(self.lam.sentence()), ""]
+        lines = [*wrapped(self.judged.sentence()), "", *wrapped(about), ""]
+        for note in self.notes:
+            lines += [*wrapped(note), ""]
+        lines += [*wrapped(self.lam.sentence()), ""]
         lines += [*aligned(self._scores()), "", *wrapped(self._measured()), "", *self._layers(), ""]
         return "\n".join([*lines, *self._local()])
 
@@ -82,6 +87,7 @@ class Audit:
             "data_check": self.data.describe(),
             "verdict": self.verdict.name,
             "sentence": self.judged.sentence(),
+            "notes": list(self.notes),
             "judged": asdict(self.judged) | {"verdict": self.verdict.name, "rank_reduced": self.reduced},
             "thresholds": {"rest": REST, "worth": WORTH, "waste": WASTE, "above": ABOVE, "used": USED},
             "lam": {"source": lam.source, "sentence": lam.sentence(), "by_layer": lam.values, **asdict(fit)},

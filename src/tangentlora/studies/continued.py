@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from tangentlora.adapters import fitted, read_adapter, saved_modules, with_saved
+from tangentlora.adapters import Adapter, fitted, saved_modules, with_saved
 from tangentlora.blocks import Factors
 from tangentlora.models.network import Network
-from tangentlora.models.targets import Target
+from tangentlora.models.targets import Target, find_targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,16 @@ class Continued:
     saved: dict[str, Tensor] = field(default_factory=dict)
 
 
-def continue_from(adapter: str, network: Network) -> Continued:
-    """Read an adapter folder or hub id for this network; W becomes the base that its δ is measured against.
+def continue_from(adapter: Adapter, network: Network) -> Continued:
+    """Put an adapter on this network; W becomes the base that its δ is measured against.
 
     The problem stays the one linearised at W: the adapter says which layers, where to begin, and which whole
-    weights (modules to save) W holds. Raises InputError as `read_adapter`, `fitted`, `with_saved` and
-    `saved_modules` do.
+    weights (modules to save) W holds. Raises InputError as `fitted`, `find_targets`,
+    `with_saved` and `saved_modules` do.
     """
-    fit = fitted(read_adapter(adapter), network.module)
+    fit = fitted(adapter, network.module)
+    # Here updates are added to weights, which a tied one would carry elsewhere too.
+    find_targets(network.module, [target.module for target in fit.targets], "all")
     saved = fit.adapter.saved
     saved_modules(network.module, saved, tuple(target.module for target in fit.targets))
     with with_saved(network, fit.adapter) as base:

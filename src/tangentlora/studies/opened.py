@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,19 +12,29 @@ from typing import Any
 
 from torch import nn
 
-from tangentlora.adapters import Adapter, adapter_of, bare, fitted, read_adapter, with_saved
+from tangentlora.adapters import (
+    Adapter,
+    adapter_of,
+    bare,
+    fitted,
+    read_adapter,
+    trained_in_place,
+    with_saved,
+)
 from tangentlora.blocks import Factors
 from tangentlora.data import COMPLETION, DataCheck, Splits, check_data
 from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
+from tangentlora.models.fresh import Fresh, fresh_base
 from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
-from tangentlora.studies.label_order import require_same_order
-from tangentlora.studies.prepare import load_task, load_with_head
+from tangentlora.studies.bases import base_of
+from tangentlora.studies.label_order import in_head_order
+from tangentlora.studies.prepare import brought_by, load_task, load_with_head
 from tangentlora.studies.reopen import READOUTS
 from tangentlora.studies.settings import Settings
 
@@ -38,13 +48,18 @@ _OURS = (
 _DRAWS = ("shots", "test_data", "dev_data", "test_fraction")
 """Of these, what belongs to the data that it names."""
 
+_VOCABULARY = {"embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "shared"}
+"""What embeds tokens or gives their logits: an adapter that saved no other module has no head of classes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A base network W, an update δ_t = u_t v_tᵀ of it, and examples; the network is at W, not at W + δ.
 
     `factors` are u = √s·B and v = √s·Aᵀ, so that w/2 (‖A‖² + ‖B‖²) = λ/2 (‖u‖² + ‖v‖²) with λ = w/s.
-    `recorded_lam` is the λ of the run of ours that the adapter came from, None for others.
+    `recorded_lam` is the λ of the run of ours that the adapter came from, None for others. `notes` are
+    sentences that belong beside every number about it. `fresh` loads the base anew, where the network here
+    lives in somebody's program and may hold more than its files; None where it was just loaded.
     """
 
     network: Network
@@ -53,6 +68,8 @@ class Opened:
     adapter: Adapter
     splits: Splits
     recorded_lam: float | None = None
+    notes: tuple[str, ...] = ()
+    fresh: Callable[[], Fresh] | None = None
 
     @cached_property
     def check(self) -> DataCheck:
@@ -75,9 +92,10 @@ def open_adapter(
 
     What is not given comes from the run.json beside an adapter that `fit` wrote; else the network is the base
     model that the adapter names, read by the head where the adapter or its task type has one, and as
-    `choose_readout` does otherwise.
+    `choose_readout` does otherwise. What that network lacks must come with the adapter, and the tokenizer or
+    processor is the one beside the adapter, where it differs. Labels are numbered as the head numbers them.
     Raises InputError in the cases of `read_adapter`, `fitted`, `with_saved`, `load_network`, `load_splits`
-    and `require_same_order`, and where neither the adapter nor `given` names the base model.
+    and `in_head_order`, and where neither the adapter nor `given` names a base model that is there.
     """
     adapter = read_adapter(path, revision=None)
     recorded = _recorded(Path(path))
@@ -87,11 +105,7 @@ def open_adapter(
     if "test_data" in given or "test_fraction" in given:  # one of them, and the caller's
         recorded = {k: value for k, value in recorded.items() if k not in ("test_data", "test_fraction")}
     values = _told(adapter) | recorded | dict(given)
-    if not values.get("model"):
-        raise InputError(
-            f"got the adapter {adapter.name}, which does not name its base model, expected a network to put "
-            "it on: give --model"
-        )
+    values["model"], notes = base_of(adapter, values.get("model"), values.get("revision"))
     if splits is None and not values.get("data"):
         raise InputError(
             f"got the adapter {adapter.name} without data, expected examples like those it was trained on: "
@@ -99,28 +113,34 @@ def open_adapter(
         )
     settings = Settings(**values)
     splits = load_task(settings) if splits is None else splits
-    network = load_with_head(settings, splits)
-    if not recorded:  # a head of our own has the order of the task
-        require_same_order(network, splits.task)
+    # The head of a run of ours is drawn or fitted again as it was then.
+    network, splits = load_with_head(settings, splits, None if recorded else brought_by(adapter))
     fit = fitted(adapter, network.module)
     with with_saved(network, fit.adapter) as base:
-        yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, lam)
+        yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, lam, (*notes, *base.notes))
 
 
 @contextmanager
-def open_live(model: nn.Module, processor: Any, readout: Readout, splits: Splits) -> Iterator[Opened]:
-    """Open a live PEFT model with its active adapter, without a copy of its weights; it stays as it is.
+def open_live(
+    model: nn.Module, processor: Any, readout: Readout, splits: Splits, adapter_name: str | None = None
+) -> Iterator[Opened]:
+    """Open a live PEFT model with an adapter in it, without a copy of its weights; it stays as it is.
 
-    `processor` is its tokenizer, image processor or feature extractor. Raises InputError as `adapter_of`,
-    the readout and `require_same_order` do.
+    It is the active adapter, unless another is named. `processor` is its tokenizer, image processor or
+    feature extractor. Raises InputError as `adapter_of`, the readout and `in_head_order` do.
     """
-    adapter = adapter_of(model)
+    adapter = adapter_of(model, adapter_name)
+    trained = trained_in_place(model)
     with bare(model) as module:
         network = network_from_module(module, processor, readout, name=adapter.name)
-        require_same_order(network, splits.task)
+        splits = in_head_order(network, splits)
         fit = fitted(adapter, module)
+
+        def fresh() -> Fresh:
+            return fresh_base(module, processor, readout, adapter.base_model, adapter.revision, trained)
+
         with with_saved(network, fit.adapter) as base:
-            yield Opened(base, fit.targets, fit.factors, fit.adapter, splits)
+            yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, fresh=fresh)
 
 
 @contextmanager
@@ -131,12 +151,13 @@ def open_any(
     *,
     processor: Any = None,
     readout: Readout | str | None = None,
+    adapter_name: str | None = None,
 ) -> Iterator[Opened]:
     """Open what the Python interface takes: a live PEFT model, or an adapter folder or hub id.
 
     A live model needs its `processor`; its `readout` is by default the likelihood of completions, and the
-    model's own classification head for all else. For a folder they come from the files, and `readout` may be
-    the name of one, as in `Settings`.
+    model's own classification head for all else. `adapter_name` is needed where several adapters are active.
+    For a folder they come from the files, and `readout` may be the name of one, as in `Settings`.
     Raises InputError as `open_live` and `open_adapter` do, and where these do not go together.
     """
     if not isinstance(adapter, nn.Module):
@@ -144,6 +165,11 @@ def open_any(
             raise InputError(
                 f"got a processor or a readout object for the adapter folder {adapter}, expected them only "
                 "with a live PeftModel: name the readout by its settings, such as readout='head'"
+            )
+        if adapter_name is not None:
+            raise InputError(
+                f"got the adapter name {adapter_name!r} for the folder {adapter}, expected it only with a "
+                "live PeftModel: give the folder of that adapter, which PEFT names after it"
             )
         named = {**given} | ({} if readout is None else {"readout": readout})
         named |= {} if isinstance(data, Splits) else {"data": data}
@@ -155,24 +181,29 @@ def open_any(
             "got a live PeftModel without its processor or with a readout by name, expected its tokenizer, "
             "image processor or feature extractor, and a readout object: give processor= and readout="
         )
-    splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}))
+    extractor = getattr(processor, "feature_extractor", processor)
+    rate = getattr(extractor, "sampling_rate", None)
+    splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}), rate)
     limit = int(given.get("max_length", Settings.max_length))
     if readout is None and splits.task == COMPLETION:
         readout = Completion(limit)
     elif readout is None:
-        train = splits.train
-        readout = ClassificationHead(len(splits.task.labels), modality=train.modality, max_length=limit)
-    with open_live(adapter, processor, readout, splits) as opened:
+        base: Any = adapter
+        config = base.get_base_model().config if hasattr(base, "get_base_model") else None
+        outputs = max(len(splits.task.labels), getattr(config, "num_labels", 0))
+        readout = ClassificationHead(outputs, modality=splits.train.modality, max_length=limit)
+    with open_live(adapter, processor, readout, splits, adapter_name) as opened:
         yield opened
 
 
 def _told(adapter: Adapter) -> dict[str, Any]:
     """Return the settings that the adapter itself tells."""
     told: dict[str, Any] = {"model": adapter.base_model, "revision": adapter.revision}
-    if adapter.task_type == "SEQ_CLS" or (adapter.saved and adapter.task_type is None):
+    vocabulary = all(name.split(".")[-2] in _VOCABULARY for name in adapter.saved if "." in name)
+    if adapter.task_type == "SEQ_CLS" or (adapter.task_type is None and not vocabulary):
         told["readout"] = "head"
     # a head, where one is read, came with the adapter or with the network
-    return told | {"head_init": "random" if adapter.saved else "checkpoint"}
+    return told | {"head_init": "checkpoint"}
 
 
 def _recorded(path: Path) -> dict[str, Any]:

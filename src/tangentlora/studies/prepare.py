@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangentlora.adapters import Adapter, read_adapter
 from tangentlora.blocks import Factors, cast
 from tangentlora.data import COMPLETION, DataCheck, Examples, Splits, Task, check_data, load_splits
 from tangentlora.errors import InputError
+from tangentlora.models.brought import Brought
 from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
-from tangentlora.models.load import load_network, load_sampling_rate
+from tangentlora.models.load import load_config, load_network, load_sampling_rate
 from tangentlora.models.native import is_causal, native_readout
 from tangentlora.models.network import Network
 from tangentlora.models.probe import fit_linear_probe
@@ -27,7 +29,7 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
 from tangentlora.studies.continued import Continued, continue_from
-from tangentlora.studies.label_order import require_same_order
+from tangentlora.studies.label_order import count_outputs, holds_head, in_head_order
 from tangentlora.studies.plan import Plan
 from tangentlora.studies.planning import EncodedSet, plan_for
 from tangentlora.studies.settings import Settings
@@ -80,11 +82,15 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
             "minimiser 0 or none, expected classes: audit or compress an adapter on completions, or name a "
             "column of labels with --label-column"
         )
-    network = load_with_head(settings, splits)
     if settings.init_from is None:
+        network, splits = load_with_head(settings, splits)
         begun = Continued(network, tuple(network.targets(settings.target_modules, settings.layers)))
     else:
-        begun = continue_from(settings.init_from, network)
+        adapter = read_adapter(settings.init_from)
+        # A head that came with the adapter was trained on weights that must not be drawn anew.
+        brought = brought_by(adapter)
+        network, splits = load_with_head(settings, splits, brought if holds_head(brought.shapes) else None)
+        begun = continue_from(adapter, network)
     network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
@@ -158,33 +164,55 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
     )
 
 
-def load_with_head(settings: Settings, splits: Splits) -> Network:
+def load_with_head(
+    settings: Settings, splits: Splits, brought: Brought | None = None
+) -> tuple[Network, Splits]:
     """Return the network that the settings name with the readout for these data, its probe fitted to them.
 
-    Raises InputError as `choose_readout`, `load_network`, `fit_linear_probe` and, for a head that comes with
-    the checkpoint, `require_same_order` do.
+    The data come back with their labels numbered as those of a head that comes with the checkpoint, or is
+    `brought` by an adapter. Raises InputError as `choose_readout`, `load_network`, `fit_linear_probe` and
+    `in_head_order` do.
     """
     readout = choose_readout(settings, splits.task, splits.train)
+    if isinstance(readout, ClassificationHead) and (readout.init == "checkpoint" or brought is not None):
+        config = load_config(settings.model, settings.revision)
+        shapes = {} if brought is None else brought.shapes
+        outputs = max(count_outputs(splits.task, config, shapes), readout.num_labels)
+        init = "checkpoint" if holds_head(shapes) else readout.init  # a probe would be overwritten
+        readout = replace(readout, num_labels=outputs, init=init)
     network = load_network(
-        settings.model, readout, revision=settings.revision, dtype=settings.dtype, device=settings.device
+        settings.model,
+        readout,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        device=settings.device,
+        brought=brought,
     )
-    if isinstance(readout, ClassificationHead) and readout.init == "probe":
+    if not isinstance(readout, ClassificationHead):
+        return network, splits
+    if readout.init == "probe":
         inputs, labels = splits.train.inputs, splits.train.labels
         network = fit_linear_probe(network, inputs, labels, batch_size=settings.batch_size)
-    if isinstance(readout, ClassificationHead) and readout.init == "checkpoint":
-        require_same_order(network, splits.task)
-    return network
+    if readout.init == "checkpoint" or brought is not None:
+        splits = in_head_order(network, splits)
+    return network, splits
 
 
-def load_task(settings: Settings) -> Splits:
+def brought_by(adapter: Adapter) -> Brought:
+    """Return what an adapter brings along for the network that it is put on."""
+    return Brought({name: tuple(t.shape) for name, t in adapter.saved.items()}, adapter.folder)
+
+
+def load_task(settings: Settings, sampling_rate: int | None = None) -> Splits:
     """Return the data that the settings name, recordings at the rate at which the network hears.
 
-    Raises InputError for anything in the data that cannot be used.
+    That is `sampling_rate` in hertz, or what the files of the settings' model say. Raises InputError for
+    anything in the data that cannot be used.
     """
     splits = _load(settings, None)
     if splits.train.modality != "audio":
         return splits
-    rate = load_sampling_rate(settings.model, revision=settings.revision)
+    rate = sampling_rate or load_sampling_rate(settings.model, revision=settings.revision)
     return splits if splits.train.sampling_rate == rate else _load(settings, rate)
 
 

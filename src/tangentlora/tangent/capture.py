@@ -7,6 +7,7 @@ to one example each, so every call is checked, and `proof` holds one example aga
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,8 +61,7 @@ def capture(
     and where a number is not finite.
     """
     names = list(dict.fromkeys(target.module for target in targets))
-    weights = [network.module.get_submodule(name).get_parameter("weight") for name in names]
-    with torch.enable_grad(), _differentiable(weights, prove):
+    with torch.enable_grad(), _own_weights(network.module, names) as weights, _differentiable(weights, prove):
         with _recording(network.module, names) as calls:
             outputs = network.outputs(batch)
         for name in names:
@@ -89,6 +89,26 @@ def capture(
     if prove:
         _compare(result, a, dict(zip(names, proof, strict=True)), targets)
     return result
+
+
+@contextmanager
+def _own_weights(module: nn.Module, names: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+    """Give the weights of these modules; one that another module shares stands apart inside the block.
+
+    An update beside a tied `lm_head` is none of the embedding, so that autograd must not follow it there. The
+    numbers are the same memory.
+    """
+    owners = Counter(id(p) for _, p in module.named_parameters(remove_duplicate=False))
+    children = [module.get_submodule(name) for name in names]
+    before = [child.get_parameter("weight") for child in children]
+    try:
+        for child, weight in zip(children, before, strict=True):
+            if owners[id(weight)] > 1:
+                child.weight = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+        yield [child.get_parameter("weight") for child in children]
+    finally:
+        for child, weight in zip(children, before, strict=True):
+            child.weight = weight
 
 
 @contextmanager

@@ -26,6 +26,10 @@ WASTE = 2
 class TrainingVerdict(Enum):
     """What holds an update back; each value is a sentence that a user can act on."""
 
+    WITHOUT_EFFECT = (
+        "Without effect: with these LoRA layers the network says exactly what it says without them, as at "
+        "PEFT's start, where B = 0; the adapter changes nothing: train it."
+    )
     UNDERTRAINED = (
         "Undertrained: the objective still falls at the present rank; train for longer, or with a larger or "
         "better decayed learning rate, before you change the rank."
@@ -91,14 +95,17 @@ def judge(
     remaining: float | None = None,
     gain: float | None = None,
     needed_rank: int | None = None,
+    changed: bool = True,
 ) -> Judgement:
     """Say what an update needs next.
 
     `remaining` is the measured fall of F, relative to F, along −∇F at the present rank, and `gain` that
     along `escape_factors`. Both come of one step and are lower bounds on what training gains: a large one
     proves that F can fall, a small one proves nothing. `needed_rank` is the largest rank that a layer needs,
-    by default the most columns that a layer uses. In this order:
+    by default the most columns that a layer uses. `changed` says whether the outputs are others than without
+    the update. In this order:
 
+    - not `changed`: without effect;
     - `remaining` > WORTH, or not at rest (slope > REST): undertrained;
     - λ = 0, where every direction counts as above λ: limited by rank if `gain` > WORTH, else undecided;
     - a direction above λ, or `gain` > WORTH: limited by rank, but undertrained if a layer with such a
@@ -112,7 +119,9 @@ def judge(
     needed = max((layer.used for layer in layers), default=0) if needed_rank is None else needed_rank
     given = [value for value in (slope, remaining, gain) if value is not None]
     gaining = gain is not None and gain > WORTH
-    if not all(math.isfinite(value) for value in given):
+    if not changed:
+        verdict = TrainingVerdict.WITHOUT_EFFECT
+    elif not all(math.isfinite(value) for value in given):
         verdict = TrainingVerdict.UNDECIDED
     elif slope > REST or (remaining is not None and remaining > WORTH):
         verdict = TrainingVerdict.UNDERTRAINED
