@@ -65,7 +65,8 @@ class Case:
 
 def vit(folder: Path) -> Case:
     """Return a tiny ViT with its own random head, on images of three colours."""
-    splits = load_splits(str(write_images(folder / "images", ("red", "green", "blue"), each=8)))
+    images = write_images(folder / "images", ("red", "green", "blue"), each=8)
+    splits = load_splits(str(images), test_fraction=0.25)
     readout = ClassificationHead(3, modality="image")
     module: Any = tiny_module("vit")
     targets = ("layers.1.attention.q_proj", "layers.1.attention.v_proj")

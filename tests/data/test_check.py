@@ -140,3 +140,11 @@ def test_the_bundled_messages_are_clean() -> None:
     assert check.warnings() == []
     assert check.parts["train"].origin == "16 of each label of support, drawn by seed 13"
     assert check.parts["test"].origin == "the other rows of support"
+
+
+def test_texts_that_are_numbers_and_labels_that_may_be_missing_are_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "d.csv", [(str(i), ("nan", "b")[i % 2]) for i in range(6)])
+    assert check_data(load_splits(source)).warnings() == [
+        "The label 'nan' counts as a class: does it stand for a missing label?",
+        "6 of 6 train texts are bare numbers: is it the right column?",
+    ]

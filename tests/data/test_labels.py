@@ -159,3 +159,28 @@ def test_twins_differ_in_case_spaces_or_unicode_form_only() -> None:
         ("1", "01"),
     )
     assert twins(("a", "b", "-1", "1", "c++", "c")) == ()
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> str:
+    """A parquet file of `datasets`, whose schema names the classes."""
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": [f"text {i}" for i in range(6)], "label": [0, 1, 1, 0, 1, 0]}
+    data = datasets.Dataset.from_dict(rows).cast_column("label", datasets.ClassLabel(names=["pos", "neg"]))
+    datasets.disable_progress_bars()
+    data.to_parquet(tmp_path / "typed.parquet")
+    datasets.enable_progress_bars()
+    return str(tmp_path / "typed.parquet")
+
+
+def test_numbers_that_a_parquet_file_names_are_those_labels(typed: str) -> None:
+    train = load_splits(typed).train
+    assert (train.label_names, train.labels) == (("neg", "pos"), (1, 0, 0, 1, 0, 1))
+    # the file counts pos as 0, the task as 1
+    assert load_splits(typed, "mr").train.labels == (1, 0, 0, 1, 0, 1)
+
+
+def test_a_test_file_without_the_names_is_not_read_as_if_it_had_them(typed: str, tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("text,label\nx,0\ny,1\n")
+    with pytest.raises(InputError, match="has the label '0'; expected one of neg, pos"):
+        load_splits(typed, test_data=str(tmp_path / "test.csv"))

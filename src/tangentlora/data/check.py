@@ -19,7 +19,7 @@ class PartCheck:
     inputs that rows of the set give different labels, with `contradicting` the number of those rows. `blank`
     are rows with a blank text, of two or in a published set, `left_out` the rows of the source without any
     text, which the set does not have. `leaked` are rows whose input is in the training set too, of which
-    `relabelled` have another label there.
+    `relabelled` have another label there. `numbers` are rows whose text is a bare number.
     """
 
     rows: int
@@ -32,6 +32,7 @@ class PartCheck:
     left_out: tuple[int, ...] = ()
     leaked: int = 0
     relabelled: int = 0
+    numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class DataCheck:
     def _columns(self) -> str:
         if not self.text:
             return ""
-        text = f"; text from {' and '.join(map(repr, self.text))}"
+        text = f"; read from {' and '.join(map(repr, self.text))}"
         if not self.classes:
             return f"{text}, completions from {self.label!r}"
         K = len(self.parts["train"].labels)
@@ -142,9 +143,13 @@ class DataCheck:
         if self.single:
             have = "labels have" if len(self.single) > 1 else "label has"
             said.append(f"{len(self.single)} {have} one training row only: {_some(self.single)}.")
+        for name in self.parts["train"].labels:
+            if name.casefold() in _LIKE_MISSING:
+                said.append(f"The label {name!r} counts as a class: does it stand for a missing label?")
         return said
 
 
+_LIKE_MISSING = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nil", "?")
 _ABSENT = {
     "train": "none",
     "dev": "none",
@@ -161,6 +166,8 @@ def _of_part(name: str, part: PartCheck, examples: Mapping[str, str]) -> Iterabl
     if part.blank:
         have = "have" if part.blank > 1 else "has"
         yield f"{part.blank} of {part.rows} {name} rows {have} a blank text and {_stay(part.blank)} in."
+    if 2 * part.numbers > part.rows:
+        yield f"{part.numbers} of {part.rows} {name} texts are bare numbers: is it the right column?"
     if part.duplicates:
         repeat = "repeat" if part.duplicates > 1 else "repeats"
         yield f"{part.duplicates} of {part.rows} {name} rows {repeat} an earlier one, label included."
@@ -212,6 +219,7 @@ def _part_record(part: PartCheck) -> dict[str, Any]:
         "contradicting_rows": part.contradicting,
         "rows_with_a_blank_text": part.blank,
         "rows_left_out_without_text": len(part.left_out),
+        "texts_that_are_numbers": part.numbers,
         "also_in_train": part.leaked,
         "also_in_train_with_another_label": part.relabelled,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from tangentlora.data.examples import Examples, Splits, content_of
 from tangentlora.data.label_kinds import twins
 from tangentlora.data.labelling import is_blank
 
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHOWN = 40  # letters of a text that a line quotes
 
 
@@ -73,6 +75,7 @@ def _check_part(
         blank=_with_blank(rows),
         left_out=tuple(splits.reading.left_out.get(name, ())),
         leaked=len(leaked),
+        numbers=sum(isinstance(key, str) and _NUMBER.fullmatch(key) is not None for key in keys),
         relabelled=sum(trained[keys[i]] != rows.labels[i] for i in leaked),
     )
 

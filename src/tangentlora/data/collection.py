@@ -10,7 +10,7 @@ from tangentlora.data.classification import COMPLETION, Task
 from tangentlora.data.columns import Columns, Wanted, find_columns, unused
 from tangentlora.data.completions import completion_table
 from tangentlora.data.examples import Examples
-from tangentlora.data.labelling import label_table, task_of
+from tangentlora.data.labelling import label_table, task_of, with_class_names
 from tangentlora.data.reading import Reading
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
@@ -84,12 +84,14 @@ def collect_tables(
     part two, or the reverse.
     """
     train, columns = find_columns(tables["train"], wanted, headerless)
+    train = with_class_names(train, columns.label, wanted.task)
     task = wanted.task or task_of(train, columns)
     rest = replace(wanted, task=task)
     found: dict[str, tuple[Table, Columns]] = {"train": (train, columns)}
     for part, table in tables.items():
         if part != "train":
-            found[part] = find_columns(table, rest, headerless)
+            other, own = find_columns(table, rest, headerless)
+            found[part] = with_class_names(other, own.label, task if wanted.task else None), own
             _require_same_arity(found[part], (train, columns))
     examples: dict[str, Examples] = {}
     left_out: dict[str, tuple[int, ...]] = {}

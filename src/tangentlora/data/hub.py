@@ -12,7 +12,7 @@ from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection, collect_tables, name_parts
 from tangentlora.data.columns import Columns, Wanted, find_columns, unused
 from tangentlora.data.examples import Examples, Modality
-from tangentlora.data.labelling import label_indices, task_of
+from tangentlora.data.labelling import label_indices, named_as_the_task, task_of
 from tangentlora.data.media import decode_images, decode_waveforms
 from tangentlora.data.reading import Reading
 from tangentlora.data.tables import Table
@@ -140,9 +140,8 @@ def _find_media(features: Any, wanted: Wanted) -> tuple[Modality, str | None]:
 def _label_names(data: Any, column: str, task: Task | None, source: str) -> dict[Any, str]:
     """Return what every number in the label column means, or nothing where its values are to stand.
 
-    That is a label of the task, told by its name whatever the case. The values stand when they are no
-    numbers, when there are no names, or not one for each number, and when the task has no names either.
-    Names that are not the task's are refused, for data sets number the same labels differently.
+    The values stand when they are no numbers, when there are no names, or not one for each number, and as
+    `named_as_the_task` says.
     """
     import datasets
 
@@ -155,18 +154,7 @@ def _label_names(data: Any, column: str, task: Task | None, source: str) -> dict
         names = dict(pairs)
         if len(names) < len(pairs) or not all(names.values()):
             return {}
-    if task is None or not names:
-        return names
-    folded = {value.casefold(): k for value, k in task.outputs.items()}
-    outputs = {n: task.outputs.get(name, folded.get(name.casefold())) for n, name in names.items()}
-    if set(range(len(task.labels))) <= set(outputs.values()):
-        return {n: names[n] if k is None else task.labels[k] for n, k in outputs.items()}
-    if not task.synonyms:
-        return {}
-    raise InputError(
-        f"{source} calls the labels in {column!r} {', '.join(names.values())}, and task {task.name} knows "
-        f"them as {', '.join(task.outputs)}; choose another label column or task, or leave the task out"
-    )
+    return named_as_the_task(names, column, task, source)
 
 
 def _table(name: str, data: Any, columns: Columns, names: dict[Any, str], media: str | None) -> Table:

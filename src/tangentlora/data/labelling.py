@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tangentlora.data.classification import COMPLETION, Task, infer_task
@@ -35,6 +36,37 @@ def task_of(table: Table, columns: Columns) -> Task:
         return COMPLETION
     values = read_labels(table, columns.label)
     return infer_task(values, text_columns=columns.text, label_column=columns.label)
+
+
+def named_as_the_task(names: dict[Any, str], column: str, task: Task | None, source: str) -> dict[Any, str]:
+    """Return the label of the task that each number of a label column means, where the source names them.
+
+    A label is told by its name whatever the case. Nothing is returned, and the numbers stand, where the task
+    has no names. Raises InputError for names that are not the task's: sources number labels differently.
+    """
+    if task is None or not names:
+        return names
+    folded = {value.casefold(): k for value, k in task.outputs.items()}
+    outputs = {n: task.outputs.get(name, folded.get(name.casefold())) for n, name in names.items()}
+    if set(range(len(task.labels))) <= set(outputs.values()):
+        return {n: names[n] if k is None else task.labels[k] for n, k in outputs.items()}
+    if not task.synonyms:
+        return {}
+    raise InputError(
+        f"{source} calls the labels in {column!r} {', '.join(names.values())}, and task {task.name} knows "
+        f"them as {', '.join(task.outputs)}; choose another label column or task, or leave the task out"
+    )
+
+
+def with_class_names(table: Table, column: str, task: Task | None) -> Table:
+    """Return the table with the numbers of a label column as the names that the file itself has for them."""
+    names = dict(enumerate(table.class_names.get(column, ())))
+    meant = named_as_the_task(names, column, task, table.name)
+    if not meant:
+        return table
+    place = table.columns.index(column)
+    rows = tuple((*row[:place], meant.get(row[place]), *row[place + 1 :]) for row in table.rows)
+    return replace(table, rows=rows)
 
 
 def label_indices(table: Table, column: str, task: Task) -> tuple[int, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 class Table:
     """Rows of equal width under column names; `numbers` are their places, counted from 1 as a user would.
 
-    `header` says that the names were read from the file's first row, which is then row 1.
+    `header` says that the names were read from the file's first row, which is then row 1. `class_names` has
+    what the numbers in a column mean, counted from 0, where the file tells.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     numbers: tuple[int, ...]
     header: bool
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def without_header(self, columns: tuple[str, ...]) -> Table:
         """Return the table with the row that was taken for a header as data, under these names."""
@@ -123,7 +125,8 @@ def _records(path: Path, suffix: str) -> Table:
             )
     columns = tuple(dict.fromkeys(name for record in records for name in record))
     rows = tuple(tuple(record.get(column) for column in columns) for record in records)
-    return Table(str(path), columns, rows, tuple(numbers), header=False)
+    named = _class_names(path) if suffix == ".parquet" else {}
+    return Table(str(path), columns, rows, tuple(numbers), header=False, class_names=named)
 
 
 def _parse(text: str, place: str) -> Any:
@@ -142,6 +145,22 @@ def _object(pairs: list[tuple[str, Any]], place: str) -> dict[str, Any]:
         name = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
         raise InputError(f"{place} has an object with {name!r} twice; expected each name once: remove one")
     return found
+
+
+def _class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the classes that `datasets` notes in the schema of a parquet file, by column."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    noted = (pyarrow.parquet.read_schema(path).metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(noted)["info"]["features"] if noted else {}
+        return {
+            column: tuple(map(str, kind["names"]))
+            for column, kind in features.items()
+            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # another program's note: the numbers stand
 
 
 def _parquet(path: Path) -> Any:
