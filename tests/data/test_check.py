@@ -148,3 +148,16 @@ def test_texts_that_are_numbers_and_labels_that_may_be_missing_are_told(tmp_path
         "The label 'nan' counts as a class: does it stand for a missing label?",
         "6 of 6 train texts are bare numbers: is it the right column?",
     ]
+
+
+def test_numbers_among_words_are_told(tmp_path: Path) -> None:
+    source = write(tmp_path / "d.csv", [(f"text {i}", ("1", "b", "c")[i % 3]) for i in range(6)])
+    (said,) = check_data(load_splits(source)).warnings()
+    assert said == "Labels are whole numbers (1) and words (b, c): is it one column?"
+
+
+def test_sets_that_a_verb_does_not_use_are_said_to_be_idle(checked: DataCheck) -> None:
+    idle = checked.leaving("dev", "test")  # there is no dev set, which is said by itself
+    assert idle.describe()["parts_not_used"] == ["test"]
+    assert " ".join(idle.told().split()).count("not used here") == 1
+    assert "not used here" not in checked.told()

@@ -46,6 +46,7 @@ def table(folder: Path, labels: list[Any], name: str = "data.json") -> str:
         (["1 0 1", "0 1 1"], "a list written as text"),
         (["0.5", "1.5"], "a real number"),
         (["1e-3", "2"], "a real number"),
+        (["0,5", "1,5", "2,25"], "a real number"),
         (["2024-01-31", "2024-02-29"], "a date"),
         (["2024-01-31 12:30:00", "2024-01-31T12:30:00Z"], "a date"),
         (["31.01.2024", "29.02.2024"], "a date"),

@@ -30,7 +30,7 @@ def compress(options: argparse.Namespace) -> Result:
         )
         notes = opened.notes
     values = found.record() | {
-        "data_check": opened.check.describe(),
+        "data_check": opened.check.leaving("dev").describe(),
         "notes": list(notes),
         "adapter": written and str(written.folder),
         "adapter_error": written and written.error,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,7 +50,8 @@ class DataCheck:
 
     `parts` has the sets by name, train first; `text` and `label` are the columns that were read and `unused`
     those that were not. `twins` are groups of labels that differ in case, spaces or Unicode form only, and
-    `notes` what else was done with the source. `cut` is known once a network has encoded the texts.
+    `notes` what else was done with the source. `cut` is known once a network has encoded the texts. `idle` are the sets that the
+    work at hand does not use.
     """
 
     source: str
@@ -64,10 +66,15 @@ class DataCheck:
     examples: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     cut: Mapping[str, CutTexts] | None = None
+    idle: tuple[str, ...] = ()
 
     def with_cut_texts(self, cut: Mapping[str, CutTexts]) -> DataCheck:
         """Return the check with the rows of each set that a network reads only in part."""
         return replace(self, cut=dict(cut))
+
+    def leaving(self, *parts: str) -> DataCheck:
+        """Return the check for work that does not use these sets."""
+        return replace(self, idle=tuple(part for part in parts if part in self.parts))
 
     @property
     def held_out(self) -> int:
@@ -93,7 +100,8 @@ class DataCheck:
         lines = [f"Data: {printable(self.source)}{self._columns()}"]
         for name in ("train", "dev", "test"):
             part = self.parts.get(name)
-            lines.append(f"  {name:<6}" + (_row(part, self.classes) if part else _ABSENT[name]))
+            said = _row(part, self.classes) if part else _ABSENT[name]
+            lines.append(f"  {name:<6}{said}{'; not used here' if name in self.idle else ''}")
         if self.unused:
             lines.append(f"  columns not used: {_some(self.unused)}")
         return [
@@ -115,6 +123,7 @@ class DataCheck:
             "label_column": self.label,
             "columns_not_used": list(self.unused),
             "held_out_rows": self.held_out,
+            "parts_not_used": list(self.idle),
             "parts": {name: _part_record(part) for name, part in self.parts.items()},
             "case_twins": [list(group) for group in self.twins],
             "labels_of_one_row": list(self.single),
@@ -146,6 +155,12 @@ class DataCheck:
         for name in self.parts["train"].labels:
             if name.casefold() in _LIKE_MISSING:
                 said.append(f"The label {name!r} counts as a class: does it stand for a missing label?")
+        numbers = [name for name in self.parts["train"].labels if re.fullmatch(r"-?\d+", name)]
+        words = [name for name in self.parts["train"].labels if name not in numbers]
+        if numbers and words:
+            said.append(
+                f"Labels are whole numbers ({_some(numbers)}) and words ({_some(words)}): is it one column?"
+            )
         return said
 
 

@@ -108,7 +108,7 @@ def _no_class(value: Any, label: str, known: Collection[str]) -> tuple[str, str]
         return "a date", "write the class that it stands for as text"
     if label.lower() in ("inf", "-inf", "infinity", "-infinity"):
         return "a number that is not finite", _REGRESSION
-    if _NUMBER.fullmatch(label) and not re.fullmatch(r"[+-]?\d+", label):
+    if re.fullmatch(r"[+-]?\d+,\d+", label) or (_NUMBER.fullmatch(label) and not label.strip("+-").isdigit()):
         return (
             "a real number",
             f"{_REGRESSION}, or where the numbers are names of classes, write them as words",

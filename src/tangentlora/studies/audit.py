@@ -51,7 +51,7 @@ def audit_opened(
     """
     require_lam(lam, weight_decay)  # before the passes
     if progress:
-        print(opened.check.told(), file=sys.stderr)
+        print(opened.check.leaving("dev", "test").told(), file=sys.stderr)
     examples, y = opened.splits.train, torch.tensor(opened.splits.train.labels)
     with attached(opened.network.module, opened.targets, opened.factors):
         pass_ = weight_gradients(
@@ -103,7 +103,7 @@ def audit_opened(
         local=part,
         why_not_local=reason,
         reduced=needed < used,
-        data=opened.check,
+        data=opened.check.leaving("dev", "test"),
         notes=opened.notes,
     )
 

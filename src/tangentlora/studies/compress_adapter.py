@@ -99,7 +99,7 @@ def compress_adapter(
     if output_dir is not None:
         require_folder(output_dir)
     if progress:
-        print(opened.check.told(), file=sys.stderr)
+        print(opened.check.leaving("dev").told(), file=sys.stderr)
     found = compress_update(
         opened.network,
         opened.targets,
@@ -122,7 +122,7 @@ def compress_adapter(
         "adapter": opened.adapter.name,
         "model": opened.network.name,
         "data": opened.splits.source,
-        "data_check": opened.check.describe(),
+        "data_check": opened.check.leaving("dev").describe(),
         "task": opened.splits.task.name,
         "loss": opened.loss.name,
         "readout": opened.network.reader.describe(),

@@ -94,7 +94,8 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
     network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
-    check = check_data(splits)
+    idle = [part for part, used in (("dev", dev), ("test", test)) if not used]
+    check = check_data(splits).leaving(*idle)
     wanted = {
         "train": splits.train,
         "test": splits.test if test else None,
