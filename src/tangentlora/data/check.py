@@ -50,8 +50,8 @@ class DataCheck:
 
     `parts` has the sets by name, train first; `text` and `label` are the columns that were read and `unused`
     those that were not. `twins` are groups of labels that differ in case, spaces or Unicode form only, and
-    `notes` what else was done with the source. `cut` is known once a network has encoded the texts. `idle` are the sets that the
-    work at hand does not use.
+    `notes` what else was done with the source. `cut` is known once a network has encoded the texts. `idle`
+    are the sets that the work at hand does not use.
     """
 
     source: str
