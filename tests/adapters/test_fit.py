@@ -37,7 +37,7 @@ def test_targets_are_whole_weights_in_the_networks_order():
     fit = fitted(adapter, module)
     assert fit.targets == tuple(Target(name, name, (96, 32), None, True) for name in (first, second))
     assert list(fit.factors) == [first, second]
-    torch.testing.assert_close(fit.factors[second][0], 1.5**0.5 * adapter.layers[second].B)
+    torch.testing.assert_close(fit.factors[second][0], 1.5**0.5 * adapter.layers[second].B.double())
 
 
 def test_a_name_that_ends_as_another_adapts_its_own_module_only():

@@ -36,9 +36,12 @@ class LoraLayer:
         return len(self.B), self.A.shape[1]
 
     def factors(self) -> tuple[Float[Tensor, "m r"], Float[Tensor, "n r"]]:
-        """Return u = √s·B (m,r) and v = √s·Aᵀ (n,r), so that δ = u vᵀ and ‖u‖²+‖v‖² = s(‖A‖²+‖B‖²)."""
+        """Return u = √s·B (m,r) and v = √s·Aᵀ (n,r), so that δ = u vᵀ and ‖u‖²+‖v‖² = s(‖A‖²+‖B‖²).
+
+        In float64, since float32 would round the root into every output.
+        """
         root = math.sqrt(self.scaling)
-        return root * self.B, root * self.A.T
+        return root * self.B.double(), root * self.A.T.double()
 
 
 @final

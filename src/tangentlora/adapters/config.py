@@ -40,6 +40,9 @@ _OTHER = {
     "target_parameters": "LoRA on parameters that no Linear owns",
     "trainable_token_indices": "trained rows of the embedding",
 }
+KNOWN = _NEUTRAL | frozenset(_OTHER)
+"""Every setting that is read or refused for what it means; others are refused as unknown."""
+
 _INITIALISED = {
     "pissa": "PiSSA, which takes its start s·B·A out of W",
     "olora": "OLoRA, which takes its start s·B·A out of W",
@@ -82,7 +85,7 @@ def require_plain(settings: Settings, name: str) -> None:
         if settings.get(key):
             _refuse(name, key, settings[key], meaning)
     for key, value in settings.items():
-        if value and key not in _NEUTRAL and key not in _OTHER:
+        if value and key not in KNOWN:
             raise InputError(
                 f"got the adapter {name} with {key} = {value!r} (a setting that is not known here), "
                 "expected settings of plain LoRA, whose layers are W + s·B·A; remove it from "

@@ -28,6 +28,7 @@ from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
+from tangentlora.studies.bases import base_of
 from tangentlora.studies.continued import Continued, continue_from
 from tangentlora.studies.label_order import count_outputs, holds_head, in_head_order
 from tangentlora.studies.plan import Plan
@@ -91,6 +92,9 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
         brought = brought_by(adapter)
         network, splits = load_with_head(settings, splits, brought if holds_head(brought.shapes) else None)
         begun = continue_from(adapter, network)
+        _, notes = base_of(adapter, settings.model, settings.revision)
+        if progress:
+            print("\n".join([*notes, *network.notes]), file=sys.stderr)
     network, targets = begun.network, begun.targets
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
