@@ -9,7 +9,7 @@ from tangentlora.options import given_for
 
 
 def audit(options: argparse.Namespace) -> Result:
-    """Audit an adapter; no with --strict where it needs more training or more rank, or nobody knows."""
+    """Audit an adapter; no with --strict where it makes the network worse, needs more, or nobody knows."""
     from tangentlora.studies.settings import Settings
 
     given = given_for(Settings, options)

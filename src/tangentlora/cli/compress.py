@@ -10,7 +10,7 @@ from tangentlora.options import given_for
 
 
 def compress(options: argparse.Namespace) -> Result:
-    """Compress an adapter and write the smaller one."""
+    """Compress an adapter and write the smaller one; no with --strict where it fails on the real network."""
     from tangentlora.studies.settings import Settings
 
     own = {"rank", "tolerance"}  # which here are the compression's and not the problem's
@@ -37,4 +37,5 @@ def compress(options: argparse.Namespace) -> Result:
     }
     nothing = "Nothing is left, so that no adapter is written: the network without one gives these outputs."
     said = (*notes, written.message if written else nothing)
-    return Result(values, "\n".join([found.table(), *(textwrap.fill(sentence, 100) for sentence in said)]))
+    text = "\n".join([found.table(), *(textwrap.fill(sentence, 100) for sentence in said)])
+    return Result(values, text, options.strict and not found.standing.holds)

@@ -18,8 +18,12 @@ def advise(options: argparse.Namespace) -> Result:
 
 
 def path(options: argparse.Namespace) -> Result:
-    """Certify the optimum at many λ and choose one; no with --strict where a point is not certified."""
+    """Certify the optimum at many λ and choose one; no with --strict where one is not certified or fails.
+
+    The chosen answer fails where it does not hold on the real network.
+    """
     settings = settings_of(options)
+    from tangentlora.report.columns import wrapped
     from tangentlora.report.path_record import LambdaPath
     from tangentlora.studies.path_folder import write_path
 
@@ -32,12 +36,14 @@ def path(options: argparse.Namespace) -> Result:
         progress=not options.quiet,
     )
     found = LambdaPath.parse(result)
-    text = f"{found.table()}\n\nReport: {options.output_dir / 'report.html'}"
-    return Result(result, text, options.strict and not all(point.certified for point in found.points))
+    first = "\n".join(wrapped(result["headline"]))
+    text = f"{first}\n\n{found.table()}\n\nReport: {options.output_dir / 'report.html'}"
+    good = found.certified and result["real_network"]["holds"]
+    return Result(result, text, options.strict and not good)
 
 
 def examine(options: argparse.Namespace) -> Result:
-    """Say what the theorems say of a run."""
+    """Say what the theorems say of a run; no with --strict unless it holds on the real network."""
     from tangentlora.studies.examine import examine
 
     examination = examine(
@@ -47,7 +53,7 @@ def examine(options: argparse.Namespace) -> Result:
         device=options.device,
         progress=not options.quiet,
     )
-    return Result(examination.describe(), examination.text())
+    return Result(examination.describe(), examination.text(), options.strict and not examination.holds)
 
 
 def landscape(options: argparse.Namespace) -> Result:

@@ -12,7 +12,11 @@ def add_audit(verbs: Any) -> None:
     parser = add_verb(
         verbs, "audit", "say if a trained adapter needs more training, more rank, less, or nothing"
     )
-    parser.add_argument("--strict", action="store_true", help="exit 1 unless it is converged or wasteful")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit 1 unless it is converged or wasteful, and the network is better with it than without it",
+    )
     group = parser.add_argument_group(
         "penalty", "Without these, λ is that of the run beside the adapter, or fitted to it."
     )

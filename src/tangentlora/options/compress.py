@@ -22,4 +22,9 @@ def add_compress(verbs: Any) -> None:
         action="store_false",
         help="leave the directions that are kept as they were, without refitting them on the network",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit 1 unless the adapter holds on the real network, as given and compressed",
+    )
     add_adapter_options(parser)

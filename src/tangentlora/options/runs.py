@@ -17,6 +17,8 @@ from tangentlora.options.shared import (
     add_verb,
 )
 
+_STRICT = "exit 1 unless the answer is certified and holds on the real network"
+
 
 def add_demo(verbs: Any) -> None:
     """Add `demo`: the bundled messages and MiniLM, at five ranks, in full, and certified."""
@@ -27,6 +29,7 @@ def add_demo(verbs: Any) -> None:
     parser.add_argument(
         "--epochs", type=int, default=800, help="most passes over the examples in each run (default: 800)"
     )
+    parser.add_argument("--strict", action="store_true", help=_STRICT)
 
 
 def add_fit(verbs: Any) -> None:
@@ -59,7 +62,7 @@ def add_fit(verbs: Any) -> None:
         metavar="N",
         help="at most N Gauss–Newton steps on the real network, linearised anew at every answer (default: 0)",
     )
-    parser.add_argument("--strict", action="store_true", help="exit 1 unless the answer is certified")
+    parser.add_argument("--strict", action="store_true", help=_STRICT)
 
 
 def add_reproduce(verbs: Any) -> None:

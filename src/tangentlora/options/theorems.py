@@ -44,7 +44,11 @@ def add_path(verbs: Any) -> None:
     group.add_argument(
         "--folds", type=int, default=5, help="of cross-validation, where there is no dev set (default: 5)"
     )
-    parser.add_argument("--strict", action="store_true", help="exit 1 unless every point is certified")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit 1 unless every point is certified and the chosen answer holds on the real network",
+    )
 
 
 def add_examine(verbs: Any) -> None:
@@ -56,6 +60,9 @@ def add_examine(verbs: Any) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts (default: all)")
     parser.add_argument("--answer", metavar="NAME", help="which of the run's answers (default: the main one)")
     parser.add_argument("--device", help="default: that of the run")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit 1 unless the answer holds on the real network"
+    )
 
 
 def add_landscape(verbs: Any) -> None:

@@ -7,6 +7,14 @@ from tangentlora.report.figures import write_figures
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.page import write_report
 from tangentlora.report.table import comparison_table
-from tangentlora.report.verdict import verdict
+from tangentlora.report.verdict import headline, verdict
 
-__all__ = ["RunFolder", "comparison_table", "verdict", "write_card", "write_figures", "write_report"]
+__all__ = [
+    "RunFolder",
+    "comparison_table",
+    "headline",
+    "verdict",
+    "write_card",
+    "write_figures",
+    "write_report",
+]

@@ -13,6 +13,8 @@ from tangentlora.report.curves import epochs_within
 from tangentlora.report.figures import draw_folder, write_pictures
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.loading import base_model, loading_code
+from tangentlora.report.record import Run
+from tangentlora.report.standing import reach_words
 from tangentlora.report.templates import render
 from tangentlora.report.verdict import TOLERANCES, verdict
 from tangentlora.report.wording import short_names
@@ -45,6 +47,7 @@ def write_report(folder: RunFolder) -> Path:
         certificate=certificate,
         layers=short_names(list(run.main.ranks)),
         verdict=verdict(run),
+        reach=_reach(run),
         within={a.name: [epochs_within(run, metrics, a.name, t) for t in TOLERANCES] for a in run.answers},
         tolerances=TOLERANCES,
         figures=[(picture, inline(picture)) for picture in pictures],
@@ -53,6 +56,12 @@ def write_report(folder: RunFolder) -> Path:
         configuration=list(flatten(run.configuration)),
     )
     return folder.write_text("report.html", page)
+
+
+def _reach(run: Run) -> str | None:
+    """Return how far along the main answer's update the real training loss falls, where that is known."""
+    found = run.main.standing
+    return None if found is None else reach_words(found.reach, found.train.before_loss)
 
 
 def inline(picture: canvas.Picture) -> Markup:

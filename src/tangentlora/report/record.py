@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object
+from tangentlora.report.standing import parse_standing, standing_of_losses
+from tangentlora.theory.standing import Standing
 
 FORMAT = 1
 """The version of run.json that this code reads."""
@@ -37,7 +39,8 @@ class Answer:
     """One answer δ and what is known of it: an entry of `runs` in run.json.
 
     `rank` is the LoRA rank r, None where the rank was free. `gap` and `lower_bound` come from the answer's
-    own certificate, `ranks` and `singular_values` (descending) are those of each δ_t.
+    own certificate, `ranks` and `singular_values` (descending) are those of each δ_t. `standing` says whether
+    it holds on the real network, by the training losses alone where the record has no more.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Answer:
     linearised: Scores
     real: Scores
     seconds: Number
+    standing: Standing | None
 
     @property
     def layer_rank(self) -> int | None:
@@ -74,8 +78,11 @@ class Answer:
         return "adapter" if self.folder == "." else f"{self.folder}/adapter"
 
     @classmethod
-    def parse(cls, row: object) -> Answer:
+    def parse(cls, row: object, before: Scores) -> Answer:
         values = parse_object(row)
+        linearised, real = (Scores.parse(values.get(network)) for network in ("linearised", "real"))
+        objective = parse_number(values["objective"])
+        losses = before.train_loss, linearised.train_loss, real.train_loss
         spectra = parse_mapping(values.get("singular_values"), lambda row: tuple(float(s) for s in row))
         return cls(
             name=str(values["name"]),
@@ -85,7 +92,7 @@ class Answer:
             status=str(values.get("status", "")),
             message=str(values.get("message", "")),
             epochs=int(values.get("epochs", 0)),
-            objective=parse_number(values["objective"]),
+            objective=objective,
             factored_objective=parse_number(values.get("factored_objective")),
             lower_bound=parse_number(values.get("lower_bound")),
             gap=parse_number(values.get("gap")),
@@ -93,9 +100,10 @@ class Answer:
             certified=values["certified"] is True,
             ranks=parse_mapping(values.get("ranks"), int),
             singular_values={name: tuple(sorted(row, reverse=True)) for name, row in spectra.items()},
-            linearised=Scores.parse(values.get("linearised")),
-            real=Scores.parse(values.get("real")),
+            linearised=linearised,
+            real=real,
             seconds=parse_number(values.get("seconds")),
+            standing=parse_standing(values.get("real_network")) or standing_of_losses(*losses, objective),
         )
 
 
@@ -126,6 +134,11 @@ class Run:
         return min(
             [a for a in finite if a.certified] or finite, key=lambda a: a.objective or 0.0, default=None
         )
+
+    @property
+    def failing(self) -> Answer | None:
+        """The main or the best answer where it is known not to hold on the real network, else None."""
+        return next((a for a in (self.main, self.best) if a and a.standing and not a.standing.holds), None)
 
     @property
     def lora(self) -> list[Answer]:
@@ -163,7 +176,8 @@ class Run:
         for section, names in _REQUIRED.items():
             for name in names:
                 parse_object(values[section])[name]  # a missing one is named by the KeyError
-        answers = tuple(Answer.parse(row) for row in values["runs"])
+        before = Scores.parse(values.get("before"))
+        answers = tuple(Answer.parse(row, before) for row in values["runs"])
         if not answers:
             raise ValueError("it lists no runs")
         return cls(
@@ -172,7 +186,7 @@ class Run:
             versions=dict(values.get("versions") or {}),
             data=dict(values["data"]),
             tangent=dict(values["tangent"]),
-            before=Scores.parse(values.get("before")),
+            before=before,
             answers=answers,
         )
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tangentlora.report import wording
+from tangentlora.report import standing, wording
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -30,9 +30,11 @@ def render(template: str, **context: Any) -> str:
         "accuracy": wording.accuracy,
         "data_size": wording.data_size,
         "listing": wording.listing,
+        "mark": standing.mark,
         "markdown": escape_markdown,
         "number": wording.number,
         "pyramid": lambda ranks: sum(r * (r + 1) // 2 for r in ranks),
+        "percent": standing.percent,
         "plain": wording.plain,
         "precise": wording.precise,
         "relative": wording.relative,

@@ -1,13 +1,16 @@
 """What the numbers of a run prove, in short sentences.
 
 Every answer of one run solves the same problem, so two bounds hold for each: its objective P is at most
-P − (best lower bound) and at least P − (least objective known) above min P. Nothing else is claimed.
+P − (best lower bound) and at least P − (least objective known) above min P. Nothing else is claimed. All of
+that is about the linearised network; whether an answer holds on the real one is measured, and where it does
+not, that comes first.
 """
 
 from __future__ import annotations
 
 from tangentlora.report.parsing import parse_number
 from tangentlora.report.record import Answer, Run
+from tangentlora.report.standing import failure, percent
 from tangentlora.report.wording import (
     accuracy,
     at_least,
@@ -18,6 +21,7 @@ from tangentlora.report.wording import (
     plain,
     tolerance,
 )
+from tangentlora.theory.standing import Holds
 
 TOLERANCES = (1e-3, 1e-6)
 """Distances to the optimum, relative to max(1, P), at which LoRA ranks are compared."""
@@ -27,11 +31,17 @@ ROUNDING = 1e-10
 
 
 def verdict(run: Run) -> list[str]:
-    """Return sentences: whether the best answer was found, by which ranks, and how it does on new data."""
+    """Return sentences: whether the best answer was found, by which ranks, and how it does on new data.
+
+    The first is the headline of everything that is written: where the answer does not hold on the real
+    network it says that, and "found the best answer" is not said.
+    """
     best = run.best
     if best is None:
         return ["No run ended with a finite objective, so nothing is proved.", *_diverged(run)]
-    sentences = [_optimum(run, best)]
+    sentences = [_optimum(run, best), *_followed(best)]
+    if run.failing is not None:
+        sentences = [_failure(run, run.failing), _optimum(run, best)]
     if run.configuration.get("outer"):
         sentences.append(
             "That is about the network linearised at this answer: to first order it says how much better "
@@ -51,7 +61,46 @@ def verdict(run: Run) -> list[str]:
     ]
     if any((answer.objective or 0.0) > 1 for answer in run.answers):
         sentences.append("Distances are relative to the objective where it is above 1.")
+    sentences += _others_failing(run)
     return [*sentences, *_diverged(run), *_smaller_rank(run, best), _held_out(run, best)]
+
+
+def headline(run: Run) -> str:
+    """Return the first sentence of `verdict`."""
+    return verdict(run)[0]
+
+
+def _failure(run: Run, answer: Answer) -> str:
+    """Say that the answer does not hold on the real network, by which numbers, and what to do."""
+    assert answer.standing is not None  # or it would not be known to fail
+    who = "The answer" if len(run.answers) == 1 else f"The answer of {_subject(answer)}"
+    lam = plain(parse_number(run.configuration.get("lam")))
+    steps = "" if run.configuration.get("outer") else ", or steps on the real network (fit --outer 4)"
+    return failure(answer.standing, who, f"Use a larger λ than {lam}{steps}.")
+
+
+def _followed(best: Answer) -> list[str]:
+    """Say what was measured on the real network where the best answer holds there."""
+    found = best.standing
+    if found is None:
+        return []
+    loss = f"from {number(found.train.before_loss)} to {number(found.train.real_loss)}"
+    said = f"It holds on the real network: there the training loss goes {loss}"
+    if found.error is None:
+        return [f"{said}."]
+    missed = f"the outputs miss the promised ones by {percent(found.error)} of the promised change"
+    if found.verdict is Holds.ROUGHLY:
+        return [f"{said}, but {missed}: trust the real network's own scores."]
+    return [f"{said}, and {missed}."]
+
+
+def _others_failing(run: Run) -> list[str]:
+    main = run.failing
+    others = [_subject(a) for a in run.answers if a is not main and a.standing and not a.standing.holds]
+    if not others:
+        return []
+    they = f"answer of {others[0]} does" if len(others) == 1 else f"answers of {listing(others)} do"
+    return [f"The {they} not hold on the real network{' either' if main else ''}."]
 
 
 def _optimum(run: Run, best: Answer) -> str:
@@ -61,9 +110,14 @@ def _optimum(run: Run, best: Answer) -> str:
         return f"{name} ends at the objective {objective}; without a lower bound nothing is proved of it."
     if best.certified:
         near = at_most(max(distance, ROUNDING))
+        if run.failing is not None:
+            return (
+                f"The certificate is about the linearised network alone: there the objective {objective} of "
+                f"{_subject(best)} is proved to be within {near} of the global optimum."
+            )
         return (
             f"{name} found the best answer: its objective {objective} is proved to be within {near} of the "
-            "global optimum."
+            "global optimum of the linearised problem."
         )
     goal = tolerance(parse_number(run.configuration["tolerance"]))
     runs = "No run is" if len(run.answers) > 1 else f"{name} is not"
@@ -127,11 +181,12 @@ def _smaller_rank(run: Run, best: Answer) -> list[str]:
     if rank == 0:
         lam = plain(run.configuration.get("lam"))
         return [f"The best answer has rank 0 in every layer: at λ = {lam} it changes nothing; try a lower λ."]
+    best_answer = "this answer" if run.failing else "the best answer"
     if rank == 1:
-        return ["No layer of the best answer has a rank above 1, so LoRA of rank 1 can hold it."]
+        return [f"No layer of {best_answer} has a rank above 1, so LoRA of rank 1 can hold it."]
     allowed = f", of the {best.rank} it was given" if best.rank and best.rank > rank else ""
     return [
-        f"The largest rank in a layer of the best answer is {rank}{allowed}, so LoRA of rank {rank} can "
+        f"The largest rank in a layer of {best_answer} is {rank}{allowed}, so LoRA of rank {rank} can "
         "hold it; these numbers do not rule out a smaller rank."
     ]
 
@@ -159,8 +214,10 @@ def _is(ranks: list[int | None]) -> str:
 
 def _name(answer: Answer) -> str:
     """Return the run's name as the subject of a sentence."""
-    if answer.rank is not None:
-        return answer.name
-    return (
-        "The certified solver" if answer.solver == "certified" else answer.name[:1].upper() + answer.name[1:]
-    )
+    name = _subject(answer)
+    return name[:1].upper() + name[1:]
+
+
+def _subject(answer: Answer) -> str:
+    """Return the run's name as it stands within a sentence."""
+    return "the certified solver" if answer.rank is None and answer.solver == "certified" else answer.name

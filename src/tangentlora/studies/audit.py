@@ -7,6 +7,7 @@ network is then asked how far L + λ Σ‖δ_t‖_* falls. Derived; docs/theory.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from tangentlora.data import COMPLETION, Splits
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.models.readouts import Readout
-from tangentlora.studies.audit_lam import choose_lam, require_lam
-from tangentlora.studies.audit_local import local_part, why_not
+from tangentlora.studies.audit_lam import ChosenLam, choose_lam, require_lam
+from tangentlora.studies.audit_local import LocalPart, local_part, why_not
 from tangentlora.studies.audit_report import Audit, Scores
 from tangentlora.studies.audit_search import RealObjective
 from tangentlora.studies.opened import Opened, open_any
+from tangentlora.studies.standing import outputs_at, pass_rounding, with_reach
 from tangentlora.tangent.gradient import weight_gradients
 from tangentlora.theory.first_order import first_order
-from tangentlora.theory.regime import accuracy
+from tangentlora.theory.regime import accuracy, set_standing
+from tangentlora.theory.standing import Standing
 from tangentlora.theory.training import judge
 
 _STEPS = 3
@@ -81,6 +84,7 @@ def audit_opened(
             part = local_part(opened, real.balanced, one, *outputs, batch_size=batch_size, progress=progress)
         except InputError as refusal:  # what a gradient can be had of cannot always be linearised
             reason = f"it cannot be had ({refusal})"
+    standing = _standing(opened, real, before, pass_.outputs, chosen, batch_size, part)
     used = max(layer.used for layer in found.layers.values())
     needed = used if part is None else max(part.reduced.values())
     judged = judge(
@@ -108,6 +112,7 @@ def audit_opened(
         reduced=needed < used,
         data=opened.check.leaving("dev", "test"),
         notes=opened.notes,
+        standing=standing,
     )
 
 
@@ -150,6 +155,34 @@ def audit(
             batch_size=batch_size,
             progress=progress,
         )
+
+
+def _standing(
+    opened: Opened,
+    real: RealObjective,
+    before: Float[Tensor, "N K"],
+    after: Float[Tensor, "N K"],
+    chosen: ChosenLam,
+    batch_size: int,
+    part: LocalPart | None,
+) -> Standing:
+    """Return how the adapter stands against no adapter, on the training examples.
+
+    The penalty counts where λ is that of a run of ours, which minimised this objective; another λ is no more
+    than what the adapter is held against here. The adapter was trained on the network itself, or is judged as
+    if it had been: how linear the network is on the way has no say.
+    """
+    found = set_standing(opened.loss, real.y, before, None, after)
+    if opened.splits.task == COMPLETION:  # which have no classes
+        found = replace(found, before_accuracy=None, real_accuracy=None, lost=None, gained=None)
+    penalty = real.start - real.loss if chosen.source == "recorded" else 0.0
+    standing = Standing({"train": found}, penalty, pass_rounding(opened.network, before))
+    if part is not None:
+        return replace(standing, reach=part.regime.reach)
+    return with_reach(
+        standing,
+        lambda tau: real.mean_loss(outputs_at(opened, real.balanced, tau, batch_size)),
+    )
 
 
 def _scores(real: RealObjective, z: Float[Tensor, "N K"]) -> Scores:

@@ -18,10 +18,10 @@ from torch import Tensor
 from tangentlora.blocks import Factors, cast, padded
 from tangentlora.data import COMPLETION
 from tangentlora.errors import InputError
-from tangentlora.models.attach import attached
 from tangentlora.problem.objective import Problem
 from tangentlora.problem.spectral import balance, product_singular_values
 from tangentlora.studies.opened import Opened
+from tangentlora.studies.standing import grade, outputs_at
 from tangentlora.tangent.linearize import linearize, linearize_at
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.first_order import USED
@@ -59,7 +59,8 @@ class LocalPart:
             "certificate": asdict(self.certificate),
             "point": point | {"kind": self.point.kind.name, "message": self.point.kind.value},
             "reduced_ranks": self.reduced,
-            "regime": asdict(self.regime) | {"verdict": verdict.name, "message": verdict.value},
+            "regime": asdict(self.regime)
+            | {"verdict": verdict.name, "message": verdict.value, "reach": asdict(self.regime.reach)},
         }
 
 
@@ -102,9 +103,9 @@ def local_part(
     """Linearise at W + δ and at W and return what holds there.
 
     `factors` are balanced, in float64; `before` and `after` the real outputs at W and W + δ. Takes two
-    linearisations, each of K−1 backward passes over the training examples, and one more forward pass. A point
-    counts as at rest, and a curvature as negative, from `REST`, not from the 1e-6 of solvers: training does
-    not come that far. Raises InputError in the cases of `linearize`.
+    linearisations, each of K−1 backward passes over the training examples, and one more forward pass, and a
+    few where the loss does not fall all the way from W to W + δ. A point counts as at rest, and a curvature as
+    negative, from `REST`, not from the 1e-6 of solvers: training does not come that far. Raises InputError in the cases of `linearize`.
     """
     examples, y = opened.splits.train.inputs, torch.tensor(opened.splits.train.labels)
     network, targets = opened.network, opened.targets
@@ -117,12 +118,12 @@ def local_part(
     jacobian = there.jacobian.to(torch.float64)
     f0 = there.f0.double() - jacobian.at(factors).forward()
     problem = Problem(jacobian, f0, y, opened.loss, lam)
-    halved = {t: (_HALF * u, v) for t, (u, v) in factors.items()}
-    with attached(network.module, targets, halved):
-        middle = network.predict(examples, batch_size)
+    middle = outputs_at(opened, factors, _HALF, batch_size)
     single = cast(factors, torch.float32)
     change = here.jacobian.at(single).forward()
-    steps = along(opened.loss, y, before, change, {0.0: before, _HALF: middle, 1.0: after})
+    outputs = {0.0: before, _HALF: middle, 1.0: after}
+    grade(outputs, lambda tau: outputs_at(opened, factors, tau, batch_size), opened.loss, y)
+    steps = along(opened.loss, y, before, change, outputs)
     largest = max(float(product_singular_values(u, v)[:1].sum()) for u, v in factors.values())
     used = {t: balance(u, v, USED * largest) for t, (u, v) in factors.items()}
     # columns of zeros, as in B = 0, are room that the adapter has: at a saddle they are the way out

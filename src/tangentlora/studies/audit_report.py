@@ -7,12 +7,14 @@ from typing import Any
 
 from tangentlora.data import DataCheck
 from tangentlora.report.columns import aligned, wrapped
+from tangentlora.report.standing import describe_standing, failure, reach_words
 from tangentlora.report.wording import ABSENT, accuracy, at_least, at_most, listing, number, short_names
 from tangentlora.studies.audit_lam import ChosenLam
 from tangentlora.studies.audit_local import LocalPart
 from tangentlora.studies.line_search import Fall
 from tangentlora.theory.first_order import ABOVE, USED, FirstOrder, LayerFirstOrder
 from tangentlora.theory.regime import CLOSE, FAR
+from tangentlora.theory.standing import Standing
 from tangentlora.theory.training import REST, WASTE, WORTH, Judgement, TrainingVerdict
 
 _MOST_LAYERS = 12
@@ -36,6 +38,7 @@ class Audit:
     `reduced` says whether Theorem 1 on the local problem decided the rank needed, not the columns used.
     `data` is what was seen of the data before.
     `notes` are sentences about the adapter, its base and its tokenizer that belong beside the numbers.
+    `standing` says whether the network is better with the adapter than without it, which comes first.
     """
 
     adapter: str
@@ -54,6 +57,7 @@ class Audit:
     why_not_local: str | None
     reduced: bool
     data: DataCheck
+    standing: Standing
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,20 +66,30 @@ class Audit:
 
     @property
     def satisfied(self) -> bool:
-        """Whether training is done at a rank that suffices."""
-        return self.verdict in (TrainingVerdict.CONVERGED, TrainingVerdict.WASTEFUL)
+        """Whether the adapter holds, and training is done at a rank that suffices."""
+        return self.standing.holds and self.verdict in (TrainingVerdict.CONVERGED, TrainingVerdict.WASTEFUL)
+
+    @property
+    def headline(self) -> str:
+        """What comes first: that the adapter makes the network worse, or else the verdict of its training."""
+        if self.standing.holds:
+            return self.judged.sentence()
+        remedy = (
+            "Do not use it as it is: check that network, readout and data are those that it was trained for, "
+            "and train it anew."
+        )
+        return failure(self.standing, "The adapter", remedy)
 
     def text(self) -> str:
-        """Return the verdict first, then its numbers, a row per layer and the local problem; 100 columns."""
+        """Return the headline, the verdict, its numbers, a row per layer and the local problem; 100 columns."""
         on = "" if self.adapter == self.model else f" on {self.model}"
         about = (
             f"The adapter {self.adapter}{on}: {self.task}, {self.n_examples} training examples. "
             "All is measured on the real network unless it is called local."
         )
-        lines = [*wrapped(self.judged.sentence()), "", *wrapped(about), ""]
-        for note in self.notes:
-            lines += [*wrapped(note), ""]
-        lines += [*wrapped(self.lam.sentence()), ""]
+        lines = [] if self.standing.holds else [*wrapped(self.headline), ""]
+        for said in (self.judged.sentence(), about, *self.notes, self.lam.sentence()):
+            lines += [*wrapped(said), ""]
         lines += [*aligned(self._scores()), "", *wrapped(self._measured()), "", *self._layers(), ""]
         return "\n".join([*lines, *self._local()])
 
@@ -85,6 +99,8 @@ class Audit:
         shared = ("adapter", "model", "task", "n_examples", "objective")
         return {key: getattr(self, key) for key in shared} | {
             "data_check": self.data.describe(),
+            "headline": self.headline,
+            "real_network": describe_standing(self.standing),
             "verdict": self.verdict.name,
             "sentence": self.judged.sentence(),
             "notes": list(self.notes),
@@ -167,6 +183,7 @@ class Audit:
         moved = any(any(layer.spectrum.values) for layer in self.found.layers.values())
         left = found.gap + found.rounding
         errors = listing([f"{step.error:.1%} at τ = {step.tau:g}" for step in regime.train if step.tau])
+        graded = reach_words(regime.reach, regime.train[0].real_loss)
         gap = (
             f"Linearised at W + δ, no update of any rank lowers F by more than {at_most(left)} (proved "
             f"there; {at_most(left / abs(found.objective))} of F), if the network stays as linear. "
@@ -178,8 +195,8 @@ class Audit:
             "δ = 0: from W to there is no way on which the network could bend."
             if not moved
             else (
-                f"From W to W + τδ: {regime.verdict.value} (Errors of the outputs {errors}, drift of the "
-                f"kernel {regime.drift:.1%}; linear up to {CLOSE:.0%}, nearly up to {FAR:.0%}.)"
+                f"From W to W + τδ: {regime.verdict.value} {graded} (Errors of the outputs {errors}, drift "
+                f"of the kernel {regime.drift:.1%}; linear up to {CLOSE:.0%}, nearly up to {FAR:.0%}.)"
             )
         )
         ranks = sorted(set(self.local.reduced.values()))

@@ -9,8 +9,13 @@ from typing import Any
 
 from tangentlora.blocks import Factors
 from tangentlora.report.columns import WIDTH, named
+from tangentlora.report.standing import describe_standing, failure
 from tangentlora.report.wording import accuracy, relative
 from tangentlora.theory.output_reduction import theorem_count
+from tangentlora.theory.standing import SetStanding, Standing
+
+_ROUNDING = 1e-6
+"""Of a loss: less is no rise."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,16 @@ class Measured:
     `largest_change` = max |Δ_ik|, in the units of the outputs. `relative_change` = ‖Δ‖_F over that of taking
     the given adapter off: 0 changes nothing and 1 as much as that; None where that has no effect. `loss` is
     the mean loss in nats, and `accuracy` None for completions, which have no classes. Their outputs are
-    compared as they are.
+    compared as they are. `lost` counts the examples that the given adapter gets right and this one wrong,
+    `gained` the others way round.
     """
 
     accuracy: float | None
     loss: float
     largest_change: float
     relative_change: float | None
+    lost: int | None = None
+    gained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,45 @@ class Compression:
         return self.rows[-3]
 
     @property
+    def standing(self) -> Standing:
+        """How the answer stands against the given adapter, or that one against none where it fails already.
+
+        Against the given adapter up to half of what it takes off the loss may be lost.
+        """
+        none, given, now = self.row("no adapter"), self.row("given"), self.chosen
+        gain = none.train.loss - given.train.loss
+        parts = ("train", "test")
+        already = Standing(
+            {
+                part: _given(getattr(none, part), getattr(given, part), self.sizes[part])
+                for part in parts
+                if part in self.sizes
+            },
+            slack=_ROUNDING * max(1.0, none.train.loss),
+        )
+        if not already.holds:
+            return already
+        return Standing(
+            {
+                part: _smaller(getattr(given, part), getattr(now, part), self.sizes[part])
+                for part in parts
+                if part in self.sizes
+            },
+            slack=abs(gain) / 2 + _ROUNDING * max(1.0, given.train.loss),
+        )
+
+    @property
+    def headline(self) -> str:
+        """What comes first: that an adapter fails on the real network, or else what was reached."""
+        found = self.standing
+        if found.holds:
+            return self.message
+        if found.train.error is None:
+            return failure(found, "The given adapter", "Compressing it keeps that: train it anew.")
+        remedy = "Allow a higher rank or less change of the outputs, and let it polish."
+        return failure(found, "Against the given adapter, the smaller one", remedy)
+
+    @property
     def theorem_count(self) -> int:
         """Σ_t r_t(r_t+1)/2 of the answer, which Theorem 1 can always bring down to `constraints`."""
         return theorem_count(self.factors)
@@ -98,7 +145,7 @@ class Compression:
         )
 
     def table(self) -> str:
-        """Return the rows as aligned columns, at most 100 wide, and below them the message."""
+        """Return the headline, the rows as aligned columns, at most 100 wide, and notes below them."""
         parts = [part for part in ("train", "test") if part in self.sizes]
         head = ["adapter", "ranks", "size"]
         over, cells = [""] * len(head), [head]
@@ -119,8 +166,10 @@ class Compression:
             "largest change of an output against the given adapter, and the root mean square over that of "
             "taking it off."
         )
-        text = [textwrap.fill(sentence, WIDTH) for sentence in (note, self.message)]
-        return "\n".join([above, lines[0], rule, *lines[1:], "", *text])
+        below = [note] if self.standing.holds else [note, self.message]
+        text = [textwrap.fill(sentence, WIDTH) for sentence in below]
+        first = textwrap.fill(self.headline, WIDTH)
+        return "\n".join([first, "", above, lines[0], rule, *lines[1:], "", *text])
 
     def record(self) -> dict[str, Any]:
         """Return everything but the factors as JSON has it."""
@@ -131,7 +180,33 @@ class Compression:
             "tolerance": self.tolerance,
             "examples": self.sizes,
             "message": self.message,
+            "headline": self.headline,
+            "real_network": describe_standing(self.standing),
         }
+
+
+def _given(none: Measured, given: Measured, n: int) -> SetStanding:
+    """Return the given adapter against none; a row's pairs are those against the given adapter."""
+    before, after = (none.loss, none.accuracy), (given.loss, given.accuracy)
+    return SetStanding(
+        n, before[0], None, after[0], before[1], None, after[1], lost=none.gained, gained=none.lost
+    )
+
+
+def _smaller(given: Measured, now: Measured, n: int) -> SetStanding:
+    """Return the smaller adapter against the given one, whose outputs it is to keep."""
+    return SetStanding(
+        n,
+        given.loss,
+        given.loss,
+        now.loss,
+        given.accuracy,
+        given.accuracy,
+        now.accuracy,
+        now.lost,
+        now.gained,
+        now.relative_change or 0.0,
+    )
 
 
 def _cells(measured: Measured) -> list[str]:

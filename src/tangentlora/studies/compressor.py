@@ -190,10 +190,14 @@ class Compressor:
         change, effect = self._seen(z - self._wanted[part]), self._effect[part]
         relative = float(change.norm()) / effect if effect else None
         loss = float(self.loss.value(z, torch.tensor(examples.labels)).mean())
-        accuracy = None
-        if isinstance(self.loss, CrossEntropy):
-            accuracy = scores(z, examples.labels, part)[f"{part}_accuracy"]
-        return Measured(accuracy, loss, float(change.abs().max()), relative)
+        largest = float(change.abs().max())
+        if not isinstance(self.loss, CrossEntropy):
+            return Measured(None, loss, largest, relative)
+        y = torch.tensor(examples.labels, device=z.device)
+        was, now = self._wanted[part].argmax(1) == y, z.argmax(1) == y
+        lost, gained = int((was & ~now).sum()), int((~was & now).sum())
+        accuracy = scores(z, examples.labels, part)[f"{part}_accuracy"]
+        return Measured(accuracy, loss, largest, relative, lost, gained)
 
     def _seen(self, z: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         """Return what the loss sees of outputs: for cross-entropy all but their mean over the K."""

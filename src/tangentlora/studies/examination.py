@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from tangentlora.report.columns import aligned, wrapped
+from tangentlora.report.standing import describe_standing, reach_words
 from tangentlora.report.wording import accuracy, number, plain, relative
 from tangentlora.studies.rates import AGREES, RINGING, WINDOW, Rate, table as rate_table
 from tangentlora.studies.regime import RegimeReport
 from tangentlora.theory.bounds import Generalisation
 from tangentlora.theory.certificate import Certificate
 from tangentlora.theory.regime import CLOSE, FAR, Step
+from tangentlora.theory.standing import Standing
 from tangentlora.theory.stationarity import Kind, Stationarity
 
 
@@ -87,7 +89,9 @@ class RegimePart:
             "thresholds of convention. Kernel regression with the same Jacobians, the baseline, has accuracy "
             f"{scores}."
         )
-        return [*wrapped(self.report.verdict.value), "", *aligned([head, *rows]), "", *wrapped(after)]
+        graded = reach_words(regime.reach, regime.train[0].real_loss)
+        said = wrapped(f"{self.report.verdict.value} {graded}")
+        return [*said, "", *aligned([head, *rows]), "", *wrapped(after)]
 
     def describe(self) -> dict[str, Any]:
         return self.report.record()
@@ -179,23 +183,33 @@ class Missing:
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """The parts that were asked for, by name, of one answer of a run folder."""
+    """The parts that were asked for, by name, of one answer of a run folder.
+
+    `standing` says whether it holds on the real network, as measured here or else as the run recorded it.
+    """
 
     folder: str
     answer: str
     task: str
     lam: float
     n_examples: int
+    headline: str
+    standing: Standing | None
     parts: dict[str, Part]
 
+    @property
+    def holds(self) -> bool:
+        """Whether the answer is known to hold on the real network."""
+        return self.standing is not None and self.standing.holds
+
     def text(self) -> str:
-        """Return a titled paragraph or table per part, at most `WIDTH` wide."""
+        """Return the headline and a titled paragraph or table per part, at most `WIDTH` wide."""
         head = (
             f"The answer {self.answer!r} of {self.folder}: {self.task}, {self.n_examples} training examples, "
             f"λ = {plain(self.lam)}. What is called real is of the network itself, all else of its "
             "linearisation."
         )
-        lines = wrapped(head)
+        lines = [*wrapped(self.headline), "", *wrapped(head)]
         for part in self.parts.values():
             lines += ["", part.title, "-" * len(part.title), *part.lines()]
         return "\n".join(lines)
@@ -203,8 +217,9 @@ class Examination:
     def describe(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
         said = {name: part.describe() for name, part in self.parts.items()}
-        keys = ("folder", "answer", "task", "lam", "n_examples")
-        return {key: getattr(self, key) for key in keys} | said
+        keys = ("headline", "folder", "answer", "task", "lam", "n_examples")
+        real = None if self.standing is None else describe_standing(self.standing)
+        return {key: getattr(self, key) for key in keys} | {"real_network": real} | said
 
 
 def _step(step: Step) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tangentlora.blocks import padded
 from tangentlora.errors import InputError
+from tangentlora.report.verdict import headline
 from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
@@ -64,13 +66,19 @@ def examine(
         "bounds": _bounds,
         "rate": _rate,
     }
+    parts = {name: makers[name](opened, progress) for name in PARTS if name in which}
+    measured = parts.get("regime")
+    fresh = measured.report.standing if isinstance(measured, RegimePart) else None
+    answer_now = opened.answer if fresh is None else replace(opened.answer, standing=fresh)
     return Examination(
         folder=str(folder),
         answer=opened.answer.name,
         task=opened.prepared.splits.task.name,
         lam=opened.prepared.problem.lam,
         n_examples=len(opened.prepared.problem.f0),
-        parts={name: makers[name](opened, progress) for name in PARTS if name in which},
+        headline=headline(replace(opened.run, answers=(answer_now,))),
+        standing=answer_now.standing,
+        parts=parts,
     )
 
 

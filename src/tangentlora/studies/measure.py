@@ -74,11 +74,21 @@ def dev_merit(measured: Mapping[str, float | None]) -> tuple[bool, float, float]
     return True, accuracy, -loss
 
 
+def real_outputs(prepared: Prepared, factors: Factors) -> dict[str, Float[Tensor, "_n _k"]]:
+    """Return the outputs of the real network at W + uvᵀ on `prepared.sets`, a pass over each."""
+    network, size = prepared.network, prepared.settings.batch_size
+    with updated(network, prepared.targets, factors):
+        return {part: network.predict(rows.inputs, size) for part, (_, rows) in prepared.sets.items()}
+
+
+def scores_of(prepared: Prepared, outputs: Mapping[str, Float[Tensor, "_n _k"]]) -> dict[str, float]:
+    """Return accuracy and loss of outputs on `prepared.sets`."""
+    result: dict[str, float] = {}
+    for which, (_, examples) in prepared.sets.items():
+        result |= scores(outputs[which], examples.labels, which)
+    return result
+
+
 def real_scores(prepared: Prepared, factors: Factors) -> dict[str, float]:
     """Return accuracy and loss of the real network at W + uvᵀ on `prepared.sets`, a pass over each."""
-    network, size = prepared.network, prepared.settings.batch_size
-    result: dict[str, float] = {}
-    with updated(network, prepared.targets, factors):
-        for which, (_, examples) in prepared.sets.items():
-            result |= scores(network.predict(examples.inputs, size), examples.labels, which)
-    return result
+    return scores_of(prepared, real_outputs(prepared, factors))

@@ -11,11 +11,12 @@ from tangentlora.report.columns import aligned
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.wording import number, plain, relative
 from tangentlora.solvers.solution import Record, Solution, Status
-from tangentlora.studies.measure import linearised_scores, linearised_sets, real_scores
+from tangentlora.studies.measure import linearised_scores, linearised_sets, real_outputs, scores_of
 from tangentlora.studies.outer import Ending, Outer, gauss_newton
 from tangentlora.studies.outer_network import problem_of
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.run import Outcome, describe, metric_lines, write_answer
+from tangentlora.studies.standing import standing_at
 from tangentlora.studies.trials import trial
 from tangentlora.tangent.store import load_tangent, save_tangent
 from tangentlora.theory.certificate import certify
@@ -51,10 +52,14 @@ def run_outer(prepared: Prepared, output_dir: Path, *, progress: bool = False) -
     history.append(Record(len(outer.steps), outer.objective, certificate.gap))
     steps = len(outer.steps)
     solution = Solution(here.problem, outer.factors, _STATUS[outer.ending], tuple(history), steps)
-    real = real_scores(here, outer.factors)
+    outputs = real_outputs(here, outer.factors)
+    real = scores_of(here, outputs)
+    pretrained = {part: tangent.f0 for part, (tangent, _) in prepared.sets.items()}
+    penalty = certificate.objective - here.problem.empirical_loss(here.problem.outputs(outer.factors))
+    standing = standing_at(here, pretrained, outputs, penalty)
     train = scores(here.problem.outputs(outer.factors), here.splits.train.labels, "train")
     linearised = {name: real[name] for part in held_out for name in real if name.startswith(part.which)}
-    outcome = Outcome(chosen, solution, certificate, train | linearised, real, seconds)
+    outcome = Outcome(chosen, solution, certificate, train | linearised, real, standing, seconds)
     folder = RunFolder(output_dir)
     entry = write_answer(here, outcome, folder)
     entry |= {"solver": "gauss-newton", "status": outer.ending.name, "message": outer.ending.value}

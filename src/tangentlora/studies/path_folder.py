@@ -50,6 +50,8 @@ def write_path(
         "versions": run["versions"],
         "configuration": run["configuration"] | {"points": points, "fraction": fraction, "folds": folds},
         "tangent": run["tangent"]["key"],
+        "headline": run["headline"],
+        "real_network": run["real_network"],
         **path.describe(),
     }
     folder = RunFolder(output_dir)

@@ -7,14 +7,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tangentlora.blocks import Factors, cast
 from tangentlora.data import Examples
 from tangentlora.models.update import updated
+from tangentlora.problem.objective import nuclear_norm
 from tangentlora.studies.prepare import Prepared, scores
+from tangentlora.studies.standing import grade, pass_rounding
 from tangentlora.tangent.linearize import linearize
-from tangentlora.tangent.tangent import Tangent
-from tangentlora.theory.regime import Regime, Step, Verdict, along, kernel_drift, kernel_ridge
+from tangentlora.theory.regime import Regime, Verdict, along, kernel_drift, kernel_ridge, set_standing
+from tangentlora.theory.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class RegimeReport:
     regime: Regime
     kernel_ridge: dict[str, float]
     ridge: float
+    standing: Standing | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -31,7 +36,9 @@ class RegimeReport:
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON has it."""
-        return asdict(self) | {"verdict": self.verdict.name, "message": self.verdict.value}
+        values = asdict(self) | {"verdict": self.verdict.name, "message": self.verdict.value}
+        del values["standing"]
+        return values | {"reach": asdict(self.regime.reach)}
 
 
 def regime(
@@ -39,13 +46,32 @@ def regime(
 ) -> RegimeReport:
     """Compare the real network at W + τδ with its tangent on the training and the test set.
 
-    The network runs once over both sets for each τ, and is linearised anew at W + δ on the training set.
+    The network runs once over both sets for each τ, and is linearised anew at W + δ on the training set. With
+    0 and 1 among the τ it is judged if the answer holds there, and where the training loss does not fall all
+    the way, a few more τ of that set say how far it does.
     Raises InputError for τ outside [0, 1] and factors that do not fit.
     """
-    train = along_of(prepared, prepared.train, prepared.splits.train, factors, taus)
-    held: tuple[Step, ...] = ()
+    loss, rows = prepared.problem.loss, prepared.splits.train
+    outputs = {"train": {tau: _outputs_at(prepared, rows, factors, tau) for tau in taus}}
+    tangents = {"train": (prepared.train, rows)}
     if prepared.test is not None and prepared.splits.test is not None:
-        held = along_of(prepared, prepared.test, prepared.splits.test, factors, taus)
+        tangents["test"] = prepared.test, prepared.splits.test
+        outputs["test"] = {tau: _outputs_at(prepared, tangents["test"][1], factors, tau) for tau in taus}
+    whole = {0.0, 1.0} <= set(taus)
+    if whole:
+        labels = torch.tensor(rows.labels)
+        grade(outputs["train"], lambda tau: _outputs_at(prepared, rows, factors, tau), loss, labels)
+    changes = {
+        part: tangent.jacobian.at(cast(factors, "cpu", torch.float32)).forward()
+        for part, (tangent, _) in tangents.items()
+    }
+    steps, sets = {}, {}
+    for part, (tangent, examples) in tangents.items():
+        labels = torch.tensor(examples.labels)
+        steps[part] = along(loss, labels, tangent.f0, changes[part], outputs[part])
+        if whole:
+            linear = tangent.f0.double() + changes[part].double()
+            sets[part] = set_standing(loss, labels, tangent.f0, linear, outputs[part][1.0])
     with updated(prepared.network, prepared.targets, factors):  # no store: the weights are not those it knows
         there = linearize(
             prepared.network,
@@ -55,22 +81,20 @@ def regime(
             centred=prepared.train.centred,
         )
     drift = kernel_drift(prepared.train.jacobian, there.jacobian)
-    return RegimeReport(Regime(train, held, drift), *baseline(prepared))
+    found = Regime(steps["train"], steps.get("test", ()), drift)
+    standing = None
+    if whole:
+        penalty = prepared.problem.lam * nuclear_norm(factors)
+        slack = pass_rounding(prepared.network, prepared.train.f0)
+        standing = Standing(sets, penalty, slack, found.reach)
+    return RegimeReport(found, *baseline(prepared), standing)
 
 
-def along_of(
-    prepared: Prepared, tangent: Tangent, examples: Examples, factors: Factors, taus: Sequence[float]
-) -> tuple[Step, ...]:
-    """Return the steps along W + τδ on one set."""
-    real = {}
-    for tau in taus:
-        scaled = {name: (tau * u, v) for name, (u, v) in factors.items()}
-        with updated(prepared.network, prepared.targets, scaled):
-            real[tau] = prepared.network.predict(examples.inputs, prepared.settings.batch_size)
-    single = cast(factors, "cpu", torch.float32)
-    change = tangent.jacobian.at(single).forward()
-    labels = torch.tensor(examples.labels)
-    return along(prepared.problem.loss, labels, tangent.f0, change, real)
+def _outputs_at(prepared: Prepared, examples: Examples, factors: Factors, tau: float) -> Float[Tensor, "N K"]:
+    """Return the outputs of the real network at W + τδ on one set."""
+    scaled = {name: (tau * u, v) for name, (u, v) in factors.items()}
+    with updated(prepared.network, prepared.targets, scaled):
+        return prepared.network.predict(examples.inputs, prepared.settings.batch_size)
 
 
 def baseline(prepared: Prepared) -> tuple[dict[str, float], float]:

@@ -19,13 +19,23 @@ from tangentlora.models.update import updated
 from tangentlora.problem.objective import ranks
 from tangentlora.problem.spectral import product_singular_values
 from tangentlora.report.folder import RunFolder
-from tangentlora.report.record import FORMAT
+from tangentlora.report.record import FORMAT, Run
+from tangentlora.report.standing import describe_standing
+from tangentlora.report.verdict import headline
 from tangentlora.solvers.solution import Solution
-from tangentlora.studies.measure import LinearisedSet, linearised_scores, linearised_sets, real_scores
+from tangentlora.studies.measure import (
+    LinearisedSet,
+    linearised_scores,
+    linearised_sets,
+    real_outputs,
+    scores_of,
+)
 from tangentlora.studies.prepare import Prepared, scores
+from tangentlora.studies.standing import standing_of
 from tangentlora.studies.trials import Trial
 from tangentlora.studies.versions import versions
 from tangentlora.theory.certificate import Certificate, certify
+from tangentlora.theory.standing import Standing
 
 VISIBLE_RANK = 1e-3
 """A trained answer's rank counts singular values above this fraction of the largest: those of a run that is
@@ -45,6 +55,7 @@ class Outcome:
     certificate: Certificate
     linearised: dict[str, float]
     real: dict[str, float]
+    standing: Standing
     seconds: float
 
 
@@ -57,6 +68,9 @@ def run_trials(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Run every trial, write the run folder as it goes, and return what run.json says.
+
+    Every answer is put to the real network too: `real_network` says whether it holds there, `headline` what
+    that means for the run.
 
     `command` is the verb that the folder is from. Each answer is written before the next trial starts.
     Raises InputError, before anything is written, where a solver does not suit the problem, and where the
@@ -89,9 +103,11 @@ def _run(prepared: Prepared, held_out: Sequence[LinearisedSet], trial: Trial, pr
     )
     seconds = time.perf_counter() - start
     certificate = certify(prepared.problem, solution, prepared.settings.tolerance)
-    real = real_scores(prepared, solution.factors)
+    outputs = real_outputs(prepared, solution.factors)
+    standing = standing_of(prepared, held_out, solution.factors, outputs, certificate.objective)
     linearised = _linearised(prepared, held_out, solution.factors)
-    return Outcome(trial, solution, certificate, linearised, real, seconds)
+    real = scores_of(prepared, outputs)
+    return Outcome(trial, solution, certificate, linearised, real, standing, seconds)
 
 
 def _linearised(prepared: Prepared, held_out: Sequence[LinearisedSet], factors: Factors) -> dict[str, float]:
@@ -131,6 +147,7 @@ def write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dic
         **rank_fields(solution, certificate, exact=trial.solver_name == "certified"),
         "linearised": outcome.linearised,
         "real": outcome.real,
+        "real_network": describe_standing(outcome.standing),
         "adapter_error": adapter_error,
         "seconds": round(outcome.seconds, 3),
         "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
@@ -199,7 +216,7 @@ def describe(
         "readout": prepared.network.reader.describe(),
     }
     shapes = problem.jacobian.shapes
-    return {
+    run = {
         "format": FORMAT,
         "tangentlora": version("tangentlora"),
         "command": command,
@@ -226,3 +243,6 @@ def describe(
         "before": before,
         "runs": entries,
     }
+    read = Run.parse(run)
+    main = next(entry for entry in entries if entry["name"] == read.main.name)
+    return {"headline": headline(read), "real_network": main["real_network"]} | run

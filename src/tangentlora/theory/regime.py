@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tangentlora.blocks import Blocks
@@ -20,6 +20,7 @@ from tangentlora.errors import InputError
 from tangentlora.problem.losses import Loss
 from tangentlora.problem.objective import Problem
 from tangentlora.tangent.operator import Operator
+from tangentlora.theory.standing import Reach, SetStanding, falls_to
 
 CLOSE, FAR = 0.1, 0.5
 """The largest error or drift at which a network counts as linear, and as nearly linear."""
@@ -37,8 +38,9 @@ class Verdict(Enum):
         "proved as an approximation and trust the real network's own scores."
     )
     OUTSIDE = (
-        f"The network is outside the NTK regime here: an error or the drift exceeds {FAR:.0%}, so nothing "
-        "that is proved carries over; raise λ for a smaller update, or judge the real network alone."
+        f"The network is outside the NTK regime here: an error or the drift exceeds {FAR:.0%}, so what is "
+        "proved does not carry over; go by the real network's own loss and scores, or raise λ for a smaller "
+        "update."
     )
 
 
@@ -67,6 +69,11 @@ class Regime:
     drift: float
 
     @property
+    def reach(self) -> Reach:
+        """How far along the way the real training loss falls."""
+        return falls_to({step.tau: step.real_loss for step in self.train})
+
+    @property
     def verdict(self) -> Verdict:
         """By the largest of all errors along the way and the drift; what is no number counts as large."""
         worst = [step.error for step in (*self.train, *self.held_out)] + [self.drift]
@@ -93,11 +100,6 @@ def along(
             "those"
         )
     f0, change = f0.double(), change.double()
-    C = loss.contrasts(f0.shape[1])
-
-    def seen(z: Float[Tensor, "N K"]) -> Float[Tensor, "N J"]:
-        return z if C is None else z @ C.to(z).T
-
     steps = []
     for tau in sorted(real):
         z, f = f0 + tau * change, real[tau].double()
@@ -108,9 +110,50 @@ def along(
             )
         losses = [float(loss.value(outputs, y).mean()) for outputs in (z, f)]
         accuracies = [accuracy(outputs, y) for outputs in (z, f)]
-        error = ratio(float(seen(f - z).norm()), float(seen(z - f0).norm())) if tau else 0.0
+        error = output_error(loss, f0, z, f) if tau else 0.0
         steps.append(Step(tau, error, *losses, *accuracies))
     return tuple(steps)
+
+
+def output_error(
+    loss: Loss, before: Float[Tensor, "N K"], linear: Float[Tensor, "N K"], real: Float[Tensor, "N K"]
+) -> float:
+    """Return ‖f(W+δ) − z(δ)‖ / ‖z(δ) − f0‖ in what the loss can tell apart."""
+    C = loss.contrasts(before.shape[1])
+
+    def size(z: Float[Tensor, "N K"]) -> float:
+        return float((z if C is None else z @ C.to(z).T).norm())
+
+    return ratio(size(real - linear), size(linear - before))
+
+
+def set_standing(
+    loss: Loss,
+    y: Shaped[Tensor, "N ..."],
+    before: Float[Tensor, "N K"],
+    linear: Float[Tensor, "N K"] | None,
+    real: Float[Tensor, "N K"],
+) -> SetStanding:
+    """Return losses, accuracies, paired predictions and the error of one set's outputs at W and at W + δ.
+
+    `linear` is z(δ), None where the network was not linearised at W.
+    """
+    y = y.cpu()
+    before, real = (z.detach().cpu().double() for z in (before, real))
+    linear = None if linear is None else linear.detach().cpu().double()
+    was, now = right(before, y), right(real, y)
+    return SetStanding(
+        n=len(y),
+        before_loss=float(loss.value(before, y).mean()),
+        linear_loss=None if linear is None else float(loss.value(linear, y).mean()),
+        real_loss=float(loss.value(real, y).mean()),
+        before_accuracy=accuracy(before, y),
+        linear_accuracy=None if linear is None else accuracy(linear, y),
+        real_accuracy=accuracy(real, y),
+        lost=None if was is None or now is None else int((was & ~now).sum()),
+        gained=None if was is None or now is None else int((~was & now).sum()),
+        error=None if linear is None else output_error(loss, before, linear, real),
+    )
 
 
 def kernel_drift(before: Operator, after: Operator) -> float:
@@ -133,10 +176,16 @@ def accuracy(z: Float[Tensor, "N K"], y: Shaped[Tensor, "N ..."]) -> float | Non
 
     None where the labels are vectors.
     """
+    hits = right(z, y)
+    return None if hits is None else float(hits.double().mean())
+
+
+def right(z: Float[Tensor, "N K"], y: Shaped[Tensor, "N ..."]) -> Bool[Tensor, " N"] | None:
+    """Return which examples are predicted right, None where the labels are vectors."""
     if y.ndim != 1:
         return None
     predicted = z.argmax(1) if z.shape[1] > 1 else torch.where(z[:, 0] >= 0, 1, -1)
-    return float((predicted == y).double().mean())
+    return predicted == y
 
 
 def kernel_ridge(
