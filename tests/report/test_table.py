@@ -11,14 +11,56 @@ def lines(values: dict) -> list[str]:
     return comparison_table(Run.parse(values)).splitlines()
 
 
+def below(rows: list[str]) -> list[str]:
+    """Return the table's own lines, without the headline above it."""
+    return rows[rows.index("") + 1 :]
+
+
 def test_each_run_has_a_line_with_its_numbers() -> None:
     rows = lines(made.demo())
-    assert rows[3].split() == ["before", "training", "1.180000", "0.560", "0.560"]
-    assert rows[4].split() == ["LoRA", "r=1", "0.940000", "2.5e-1", "no", "1", "500", "0.631", "0.622"]
-    assert rows[10].split() == ["certified", "0.731247", "3.1e-10", "yes", "3", "214", "0.711", "0.699"]
-    assert rows[0].endswith("held-out accuracy")
-    assert rows[11] == ""
-    assert rows[12].startswith("The certified solver found the best answer")
+    assert rows[0].startswith("The certified solver found the best answer")
+    table = below(rows)
+    assert table[3].split() == ["before", "training", "1.180000", "0.560", "0.560"]
+    assert table[4].split() == [
+        "LoRA",
+        "r=1",
+        "0.940000",
+        "2.5e-1",
+        "no",
+        "1",
+        "500",
+        "0.631",
+        "0.622",
+        "yes",
+    ]
+    assert table[10].split() == [
+        "certified",
+        "0.731247",
+        "3.1e-10",
+        "yes",
+        "3",
+        "214",
+        "0.711",
+        "0.699",
+        "yes",
+    ]
+    assert table[0].endswith("held-out accuracy")
+    assert table[11] == ""
+    assert table[12].startswith("It holds on the real network")
+
+
+def test_a_row_that_does_not_hold_says_no_and_the_headline_only_where_it_is_the_answer() -> None:
+    values = made.demo()
+    values["runs"][0]["real"] |= {"train_loss": 1.3}
+    rows = lines(values)
+    assert below(rows)[4].split()[-1] == "no"
+    assert rows[0].startswith("The certified solver found the best answer")
+    assert "The answer of LoRA r=1 does not hold on the real network." in rows
+    values["runs"][-1]["real"] |= {"train_loss": 1.3}
+    rows = lines(values)
+    assert rows[0].startswith("The answer of the certified solver does not hold on the real network: its")
+    assert "found the best answer" not in " ".join(rows)
+    assert below(rows)[10].split()[-1] == "no"
 
 
 def test_columns_are_aligned_and_fit_a_hundred_characters() -> None:
@@ -27,18 +69,20 @@ def test_columns_are_aligned_and_fit_a_hundred_characters() -> None:
     values["runs"][1] |= {"objective": 1.5e12, "relative_gap": -2.3e-12, "epochs": 1_000_000}
     rows = lines(values)
     assert max(map(len, rows)) <= 100
-    ends = [row.rindex(" ") for row in rows[3:11]]
+    table = below(rows)
+    ends = [len(row[: row.rindex(" ")].rstrip()) for row in table[4:11]]  # of the last column of numbers
     assert len(set(ends)) == 1
-    assert len({len(row) for row in [rows[1], *rows[3:11]]}) == 1
+    assert len({len(row) for row in table[4:11]}) == 1
 
 
 def test_without_a_test_set_the_accuracies_are_of_the_training_set() -> None:
     rows = lines(made.run([made.certified()], test_set=False))
-    assert rows[0].endswith("training accuracy")
-    assert rows[4].split()[-2:] == ["0.900", "0.900"]
-    assert rows[3].split()[-2:] == ["0.580", "0.580"]
+    table = below(rows)
+    assert table[0].endswith("training accuracy")
+    assert table[4].split()[-3:] == ["0.900", "0.900", "yes"]
+    assert table[3].split()[-2:] == ["0.580", "0.580"]
 
 
 def test_a_diverged_run_has_no_numbers_to_show() -> None:
     rows = lines(made.run([made.answer("LoRA r=8", None, rank=8, ranks={})]))
-    assert rows[4].split()[:7] == ["LoRA", "r=8", "not", "finite", "–", "no", "–"]
+    assert below(rows)[4].split()[:7] == ["LoRA", "r=8", "not", "finite", "–", "no", "–"]

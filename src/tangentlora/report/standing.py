@@ -79,13 +79,18 @@ def facts(found: Standing) -> list[str]:
         for name, one in found.sets.items()
         if one.accuracy_falls
     ]
-    if found.error is not None and not found.error <= LEFT:
-        said.append(
-            f"its outputs miss the promised ones by {percent(found.error)} of the promised change"
-            if math.isfinite(found.error)
-            else "its outputs have nothing to do with the promised ones"
-        )
+    if found.verdict is Holds.LEFT_REGIME:
+        falls = f"though its training loss goes from {number(train.before_loss)} to {number(train.real_loss)}"
+        said.append(f"{_missed(found.error)}, {falls}")
+    elif found.error is not None and not found.error <= LEFT:
+        said.append(_missed(found.error))
     return said
+
+
+def _missed(error: float | None) -> str:
+    if error is None or not math.isfinite(error):
+        return "its outputs have nothing to do with the promised ones"
+    return f"its outputs miss the promised ones by {percent(error)} of the promised change"
 
 
 def reach_words(found: Reach | None, before: Number) -> str | None:

@@ -103,9 +103,10 @@ def local_part(
     """Linearise at W + δ and at W and return what holds there.
 
     `factors` are balanced, in float64; `before` and `after` the real outputs at W and W + δ. Takes two
-    linearisations, each of K−1 backward passes over the training examples, and one more forward pass, and a
-    few where the loss does not fall all the way from W to W + δ. A point counts as at rest, and a curvature as
-    negative, from `REST`, not from the 1e-6 of solvers: training does not come that far. Raises InputError in the cases of `linearize`.
+    linearisations, each of K−1 backward passes over the training examples, and one more forward pass; a few
+    where the loss does not fall all the way from W to W + δ. A point counts as at rest, and a curvature as
+    negative, from `REST`, not from the 1e-6 of solvers: training does not come that far.
+    Raises InputError as `linearize` does.
     """
     examples, y = opened.splits.train.inputs, torch.tensor(opened.splits.train.labels)
     network, targets = opened.network, opened.targets

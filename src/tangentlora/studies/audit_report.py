@@ -8,7 +8,16 @@ from typing import Any
 from tangentlora.data import DataCheck
 from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.standing import describe_standing, failure, reach_words
-from tangentlora.report.wording import ABSENT, accuracy, at_least, at_most, listing, number, short_names
+from tangentlora.report.wording import (
+    ABSENT,
+    accuracy,
+    at_least,
+    at_most,
+    listing,
+    number,
+    plain,
+    short_names,
+)
 from tangentlora.studies.audit_lam import ChosenLam
 from tangentlora.studies.audit_local import LocalPart
 from tangentlora.studies.line_search import Fall
@@ -75,13 +84,16 @@ class Audit:
         if self.standing.holds:
             return self.judged.sentence()
         remedy = (
-            "Do not use it as it is: check that network, readout and data are those that it was trained for, "
-            "and train it anew."
+            f"Use a larger λ than {plain(self.lam.values[next(iter(self.lam.values))])}, or steps on the real "
+            "network (fit --outer 4)."
+            if self.lam.source == "recorded"
+            else "Do not use it as it is: check that network, readout and data are those that it was trained "
+            "for, and train it anew."
         )
         return failure(self.standing, "The adapter", remedy)
 
     def text(self) -> str:
-        """Return the headline, the verdict, its numbers, a row per layer and the local problem; 100 columns."""
+        """Return headline, verdict, numbers, a row per layer and the local problem; 100 columns."""
         on = "" if self.adapter == self.model else f" on {self.model}"
         about = (
             f"The adapter {self.adapter}{on}: {self.task}, {self.n_examples} training examples. "

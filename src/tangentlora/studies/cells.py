@@ -10,12 +10,14 @@ from typing import Any
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
+from tangentlora.report.standing import describe_standing
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.solution import Record, Solution, Solver
-from tangentlora.studies.measure import LinearisedSet, dev_merit, linearised_scores, real_scores
+from tangentlora.studies.measure import LinearisedSet, dev_merit, linearised_scores, real_outputs, scores_of
 from tangentlora.studies.prepare import Prepared
 from tangentlora.studies.run import rank_fields
 from tangentlora.studies.settings import Settings, SolverName
+from tangentlora.studies.standing import standing_of
 from tangentlora.studies.study import Cell
 from tangentlora.studies.trials import trial
 from tangentlora.theory.certificate import certify
@@ -90,19 +92,28 @@ def run_cell(
         "trace": [list(point) for point in solution.trace],
         "linearised": linearised_scores(sets, solution.factors),
         "real": None,
+        "real_network": None,
         "without_f0": _without_f0(sets, solution) if cell.variant == "published" else None,
         "chosen": {},
         "seconds": seconds,
     }
 
 
-def run_real(prepared: Prepared, cell: Cell) -> dict[str, Any]:
-    """Solve the cell's problem once more and return the scores of the real network at the answer."""
+def run_real(prepared: Prepared, sets: Sequence[LinearisedSet], cell: Cell) -> dict[str, Any]:
+    """Solve the cell's problem once more and return the real network's scores, and if the answer holds there."""
     assert cell.lam is not None, "only baselines have no λ"
     start = time.perf_counter()
-    solution = solver_of(cell, prepared.settings).solve(prepared.problem.with_lam(cell.lam))
-    scored = real_scores(prepared, solution.factors)
-    return {"slug": cell.slug, "real": scored, "seconds": time.perf_counter() - start}
+    problem = prepared.problem.with_lam(cell.lam)
+    factors = solver_of(cell, prepared.settings).solve(problem).factors
+    outputs = real_outputs(prepared, factors)
+    held_out = [part for part in sets if part.which != "train"]
+    found = standing_of(prepared, held_out, factors, outputs, problem.objective(factors))
+    return {
+        "slug": cell.slug,
+        "real": scores_of(prepared, outputs),
+        "real_network": describe_standing(found),
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def chosen_by_dev(records: Sequence[dict[str, Any]]) -> float | None:

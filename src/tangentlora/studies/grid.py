@@ -111,8 +111,9 @@ class _CaseRun:
             cell = Cell(record["variant"], record["rank"], record["lam"])
             named = cell.variant in grid.real and cell.variant not in BASELINES
             if named and (cell.variant != "certified" or cell.lam in lams):
-                scored = self._found(f"real-{cell.slug}.json", cell, partial(run_real, self.prepared, cell))
-                record["real"] = scored["real"]
+                make = partial(run_real, self.prepared, self.sets, cell)
+                scored = self._found(f"real-{cell.slug}.json", cell, make)
+                record |= {key: scored.get(key) for key in ("real", "real_network")}
 
     def _found(self, name: str, cell: Cell, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what an earlier run wrote under this name for this very problem, else what `make` makes."""
@@ -183,6 +184,7 @@ def _baseline(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         "trace": [],
         "linearised": None,
         "real": result.scores,
+        "real_network": None,
         "without_f0": None,
         "chosen": result.chosen,
         "seconds": result.seconds,

@@ -25,6 +25,9 @@ from tangentlora.theory.standing import Reach, SetStanding, falls_to
 CLOSE, FAR = 0.1, 0.5
 """The largest error or drift at which a network counts as linear, and as nearly linear."""
 
+_NOISE = 16
+"""Units in the last place of the outputs, in norm, by which two passes of one network can differ."""
+
 
 class Verdict(Enum):
     """How far the guarantees carry over; each value is a sentence that a user can act on."""
@@ -110,7 +113,7 @@ def along(
             )
         losses = [float(loss.value(outputs, y).mean()) for outputs in (z, f)]
         accuracies = [accuracy(outputs, y) for outputs in (z, f)]
-        error = output_error(loss, f0, z, f) if tau else 0.0
+        error = output_error(loss, f0, z, real[tau]) if tau else 0.0
         steps.append(Step(tau, error, *losses, *accuracies))
     return tuple(steps)
 
@@ -118,13 +121,20 @@ def along(
 def output_error(
     loss: Loss, before: Float[Tensor, "N K"], linear: Float[Tensor, "N K"], real: Float[Tensor, "N K"]
 ) -> float:
-    """Return ‖f(W+δ) − z(δ)‖ / ‖z(δ) − f0‖ in what the loss can tell apart."""
+    """Return ‖f(W+δ) − z(δ)‖ / ‖z(δ) − f0‖ in what the loss can tell apart.
+
+    What two passes of one network can differ by, in the precision of `real`, is taken off the numerator: else
+    an update of nearly nothing would have a large error.
+    """
     C = loss.contrasts(before.shape[1])
+    noise = _NOISE * torch.finfo(real.dtype).eps * float(real.norm())
+    before, linear, real = before.double(), linear.double(), real.double()
 
     def size(z: Float[Tensor, "N K"]) -> float:
         return float((z if C is None else z @ C.to(z).T).norm())
 
-    return ratio(size(real - linear), size(linear - before))
+    missed = size(real - linear)
+    return ratio(0.0 if missed <= noise else missed - noise, size(linear - before))
 
 
 def set_standing(
@@ -139,6 +149,7 @@ def set_standing(
     `linear` is z(δ), None where the network was not linearised at W.
     """
     y = y.cpu()
+    error = None if linear is None else output_error(loss, before.cpu(), linear.cpu(), real.cpu())
     before, real = (z.detach().cpu().double() for z in (before, real))
     linear = None if linear is None else linear.detach().cpu().double()
     was, now = right(before, y), right(real, y)
@@ -152,7 +163,7 @@ def set_standing(
         real_accuracy=accuracy(real, y),
         lost=None if was is None or now is None else int((was & ~now).sum()),
         gained=None if was is None or now is None else int((~was & now).sum()),
-        error=None if linear is None else output_error(loss, before, linear, real),
+        error=error,
     )
 
 

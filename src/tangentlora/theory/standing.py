@@ -197,7 +197,7 @@ def find_reach(loss: Callable[[float], float], known: Mapping[float, float]) -> 
         return tried[tau]
 
     tau = 1.0
-    for _ in range(HALVINGS):
+    for _ in range(HALVINGS + 1):
         if at(tau) < tried[0.0] and not at(tau / 2) < at(tau):
             if tau < 1:
                 at(1.5 * tau)

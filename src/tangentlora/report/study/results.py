@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object
+from tangentlora.report.standing import parse_standing, standing_of_losses
+from tangentlora.theory.standing import Standing
 
 COMPARED = ("lora", "full", "frozen-a", "perturbed", "published")
 """The variants that train at one λ and are held against the certified optimum of the same λ."""
@@ -33,7 +35,8 @@ class Cell:
     """One method on one case; results.json tells the meaning of each field.
 
     `points` are (epoch, F(u,v)), the densest record that there is; `accuracies` are (epoch, accuracy of the
-    linearised network on the test examples). Baselines have neither, and no objective.
+    linearised network on the test examples). Baselines have neither, and no objective. `standing` says if the
+    answer holds on the real network, None where that was not asked.
     """
 
     slug: str
@@ -55,6 +58,7 @@ class Cell:
     linearised: Scores
     real: Scores
     without_f0: Scores
+    standing: Standing | None
 
     @property
     def nuclear_norm(self) -> Number:
@@ -64,8 +68,11 @@ class Cell:
         return sum(s for spectrum in self.singular_values.values() for s in spectrum)
 
     @classmethod
-    def parse(cls, row: object) -> Cell:
+    def parse(cls, row: object, before: Scores) -> Cell:
         values = parse_object(row)
+        linearised, real = (Scores.parse(values.get(network)) for network in ("linearised", "real"))
+        losses = before.train_loss, linearised.train_loss, real.train_loss
+        objective = parse_number(values.get("objective"))
         curve = [parse_object(logged) for logged in values.get("curve") or ()]
         trace = parse_object(values.get("trace"))
         points = [(int(row["epoch"]), parse_number(row.get("objective"))) for row in curve]
@@ -79,7 +86,7 @@ class Cell:
             variant=str(values["variant"]),
             rank=_whole(values["rank"]),
             lam=parse_number(values["lam"]),
-            objective=parse_number(values.get("objective")),
+            objective=objective,
             relative_gap=parse_number(values.get("relative_gap")),
             certified=values.get("certified") is True,
             relative_excess=parse_number(values.get("relative_excess")),
@@ -90,9 +97,10 @@ class Cell:
             singular_values={name: tuple(sorted(row, reverse=True)) for name, row in spectra.items()},
             points=tuple(points),
             accuracies=tuple((int(row["epoch"]), parse_number(row.get("test_accuracy"))) for row in curve),
-            linearised=Scores.parse(values.get("linearised")),
-            real=Scores.parse(values.get("real")),
+            linearised=linearised,
+            real=real,
             without_f0=Scores.parse(values.get("without_f0")),
+            standing=parse_standing(values.get("real_network")) or standing_of_losses(*losses, objective),
         )
 
 
@@ -134,6 +142,7 @@ class Case:
     @classmethod
     def parse(cls, row: object) -> Case:
         values = parse_object(row)
+        before = Scores.parse(values.get("before"))
         return cls(
             name=str(values["name"]),
             task=str(values["task"]),
@@ -143,8 +152,8 @@ class Case:
             n_train=int(values["n_train"]),
             n_test=int(values.get("n_test") or 0),
             constraints=int(values["constraints"]),
-            before=Scores.parse(values.get("before")),
-            cells=tuple(Cell.parse(cell) for cell in values["cells"]),
+            before=before,
+            cells=tuple(Cell.parse(cell, before) for cell in values["cells"]),
         )
 
 

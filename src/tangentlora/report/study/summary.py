@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tangentlora.report.columns import wrapped
 from tangentlora.report.study.reading import Seconds, read_study, read_timings
 from tangentlora.report.study.results import Study
 from tangentlora.report.study.tables import certificates_table, claims_table, epochs_table, published_table
@@ -31,7 +32,25 @@ def study_summary(folder: Path) -> str:
     cells = sum(len(case.cells) for case in study.cases)
     count = f"{_count(len(study.groups), 'task')}, {_count(len(seeds), 'seed')}, {_count(cells, 'cell')}."
     heading = f"{study.title}: {count}"
-    return "\n".join([heading, "", *tables_of(study, read_timings(folder)).values()]).rstrip() + "\n"
+    return (
+        "\n".join([*_failing(study), heading, "", *tables_of(study, read_timings(folder)).values()]).rstrip()
+        + "\n"
+    )
+
+
+def _failing(study: Study) -> list[str]:
+    """Say first how many answers do not hold on the real network, of those that were put to it."""
+    asked = [cell.standing for case in study.cases for cell in case.cells if cell.standing is not None]
+    failing = sum(not standing.holds for standing in asked)
+    if not failing:
+        return []
+    return [
+        *wrapped(
+            f"{failing} of the {len(asked)} answers that were put to the real network do not hold there: use "
+            "a larger λ, and read the real network's own scores."
+        ),
+        "",
+    ]
 
 
 def _count(n: int, noun: str) -> str:

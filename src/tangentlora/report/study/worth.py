@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tangentlora.report.parsing import Number
 from tangentlora.report.study.markdown import spread, table
 from tangentlora.report.study.reading import Seconds
-from tangentlora.report.study.results import Case, Cell, Study
+from tangentlora.report.study.results import Case, Cell, Group, Study
 from tangentlora.report.study.series import Mean, mean_of
 from tangentlora.report.wording import ABSENT, listing, plain
 
@@ -49,7 +49,7 @@ def worth_table(study: Study, timings: Mapping[str, Seconds]) -> str:
     """Return held-out accuracy per task, mean ± std over seeds, and the mean wall time of each method.
 
     The row of means gives each task the same weight. The time of the certified answer is that of linearising
-    and of all its λ. Empty where no certified answer or no baseline has a score.
+    and of all its λ. `holds k/n` marks certified answers that do not all hold on the real network. Empty where no certified answer or no baseline has a score.
     """
     methods = _methods(study, timings)
     if len(methods) < 3:
@@ -59,7 +59,8 @@ def worth_table(study: Study, timings: Mapping[str, Seconds]) -> str:
         lams = sorted({cell.lam for case in group.cases if (cell := chosen(case)) and cell.lam is not None})
         scores = [mean_of(map(method.score, group.cases)) for method in methods]
         means.append(scores)
-        rows.append([group.label, listing([plain(lam) for lam in lams]) or ABSENT, *map(spread, scores)])
+        words = [spread(s) + _mark(method, group) for s, method in zip(scores, methods, strict=True)]
+        rows.append([group.label, listing([plain(lam) for lam in lams]) or ABSENT, *words])
     if len(rows) > 1:
         columns = [_over_tasks(column) for column in zip(*means, strict=True)]
         rows.append(["mean over tasks", "", *columns])
@@ -69,6 +70,13 @@ def worth_table(study: Study, timings: Mapping[str, Seconds]) -> str:
             ["mean seconds", "", *(ABSENT if s is None else plain(float(f"{s.mean:.3g}")) for s in seconds)]
         )
     return table(["test accuracy", "λ by dev set", *(method.name for method in methods)], rows)
+
+
+def _mark(method: Method, group: Group) -> str:
+    """Return how many of the certified answers hold on the real network, where not all do."""
+    cells = [cell for case in group.cases if (cell := chosen(case)) and cell.standing]
+    held = sum(cell.standing is not None and cell.standing.holds for cell in cells)
+    return f", holds {held}/{len(cells)}" if method.name == REAL and held < len(cells) else ""
 
 
 def wins_table(study: Study) -> str:
