@@ -62,10 +62,11 @@ def test_the_record_of_a_trained_run(prepared: Prepared, sets: Sequence[Linearis
         assert trace[row["epoch"]] == pytest.approx(row["objective"], rel=1e-9)
     # at the start δ = 0: the objective is the loss of the network as it was, up to the penalty of A
     assert record["curve"][0]["train_loss"] == pytest.approx(record["curve"][0]["objective"], abs=LAM)
-    real = run_real(prepared, Cell("lora", 2, LAM))
+    real = run_real(prepared, sets, Cell("lora", 2, LAM))
     assert real["slug"] == record["slug"]
     assert set(real["real"]) == set(record["linearised"])
-    assert record["real"] is None
+    assert real["real_network"]["sets"]["test"]["real_loss"] == pytest.approx(real["real"]["test_loss"])
+    assert record["real"] is record["real_network"] is None
     assert record["without_f0"] is None
 
 

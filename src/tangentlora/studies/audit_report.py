@@ -84,12 +84,12 @@ class Audit:
         if self.standing.holds:
             return self.judged.sentence()
         remedy = (
-            f"Use a larger λ than {plain(self.lam.values[next(iter(self.lam.values))])}, or steps on the real "
-            "network (fit --outer 4)."
-            if self.lam.source == "recorded"
-            else "Do not use it as it is: check that network, readout and data are those that it was trained "
-            "for, and train it anew."
+            "Do not use it as it is: check that network, readout and data are those that it was trained for, "
+            "and train it anew."
         )
+        if self.lam.source == "recorded":
+            lam = plain(next(iter(self.lam.values.values())))
+            remedy = f"Use a larger λ than {lam}, or steps on the real network (fit --outer 4)."
         return failure(self.standing, "The adapter", remedy)
 
     def text(self) -> str:

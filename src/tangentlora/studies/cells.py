@@ -100,7 +100,7 @@ def run_cell(
 
 
 def run_real(prepared: Prepared, sets: Sequence[LinearisedSet], cell: Cell) -> dict[str, Any]:
-    """Solve the cell's problem once more and return the real network's scores, and if the answer holds there."""
+    """Solve the cell's problem once more; return the real network's scores, and if the answer holds there."""
     assert cell.lam is not None, "only baselines have no λ"
     start = time.perf_counter()
     problem = prepared.problem.with_lam(cell.lam)

@@ -151,7 +151,7 @@ def _case(task: str, seed: int, ranks: tuple[int, ...], lams: tuple[float, ...])
         "constraints": 32,
         "tangent_bytes": 1_000_000,
         "dense_bytes": 9_000_000,
-        "before": scores(before),
+        "before": scores(before) | {"train_loss": max(start, 2.0)},
         "cells": cells,
     }
 

@@ -101,3 +101,12 @@ def test_a_task_that_a_method_did_not_run_leaves_its_mean_open() -> None:
     found = rows(worth_table(Study.parse(values), {}))
     assert found["mr"][3] == found["mean over tasks"][3] == "–"
     assert found["cr"][3] != "–"
+
+
+def test_answers_that_do_not_hold_on_the_real_network_are_counted() -> None:
+    values = made.study(("mr",), lams=(made.LAM,))
+    assert "holds" not in worth_table(Study.parse(values), {})
+    for cell in values["cases"][0]["cells"]:
+        if cell["variant"] == "certified":
+            cell["real"]["train_loss"] = 3.0  # above that before training
+    assert ", holds 2/3 |" in worth_table(Study.parse(values), {})

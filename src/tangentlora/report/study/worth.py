@@ -49,7 +49,8 @@ def worth_table(study: Study, timings: Mapping[str, Seconds]) -> str:
     """Return held-out accuracy per task, mean ± std over seeds, and the mean wall time of each method.
 
     The row of means gives each task the same weight. The time of the certified answer is that of linearising
-    and of all its λ. `holds k/n` marks certified answers that do not all hold on the real network. Empty where no certified answer or no baseline has a score.
+    and of all its λ. `holds k/n` marks certified answers that do not all hold on the real network. Empty
+    where no certified answer or no baseline has a score.
     """
     methods = _methods(study, timings)
     if len(methods) < 3:
