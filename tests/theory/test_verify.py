@@ -39,6 +39,7 @@ from tangentlora.tangent.tangent import FORMAT, Tangent
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.evidence import Answer, read_answer
 from tangentlora.theory.recompute import recompute
+from tangentlora.theory.seals import SEAL, described, seal_of, sealed_files
 from tangentlora.theory.shards import Layer, Shard, Store, read_store
 from tangentlora.theory.verify import Verification, verify
 
@@ -78,6 +79,9 @@ def seal(run: Path) -> None:
         for name in ("solution.safetensors", "certificate.json")
     }
     rewrite(run / "run.json", lambda record: record["runs"][0].update(sha256=digests))
+    if (run / SEAL).exists():
+        files = seal_of(run, sealed_files(run, read(run / "run.json")))
+        (run / SEAL).write_text(json.dumps(described(files)))
 
 
 def tamper_tensors(run: Path, change: Callable[[dict[str, NDArray[Any]]], None]) -> None:
@@ -113,6 +117,8 @@ def test_the_copy_is_valid_as_well_and_so_is_a_store_that_moved(run: Path, tmp_p
     rewrite(run / "run.json", lambda record: record["tangent"].update(store=str(tmp_path / "gone")))
     with pytest.raises(InputError, match=r"manifest.json, which cannot be read .* with --store"):
         verify(run)
+    assert_rejected(verify(run, moved), "run.json is not the file that was written")
+    seal(run)
     assert verify(run, moved).valid
     assert verify(run, str(moved)).valid
 

@@ -24,6 +24,7 @@ def report(options: argparse.Namespace) -> Result:
 
     path = write_report(RunFolder(options.folder))
     write_card(RunFolder(options.folder))
+    RunFolder(options.folder).seal_pages()
     return Result({"report": str(path)}, f"Wrote {path}.")
 
 

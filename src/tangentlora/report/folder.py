@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from tangentlora.errors import InputError
 from tangentlora.report.parsing import parse_object, parsed, read_text
 from tangentlora.report.record import FORMAT, Answer, CertificateRecord, Metric, Run
+from tangentlora.theory.seals import PAGES, SEAL, described, seal_of, sealed_files
 
 Record = TypeVar("Record")
 
@@ -86,6 +87,18 @@ class RunFolder:
     def write_json(self, name: str, value: object) -> Path:
         """Write a value as JSON, with null for every number that is not finite, and return its path."""
         return self.write_text(name, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+    def seal(self, run: Mapping[str, Any]) -> Path:
+        """Write seal.json, the checksums of every file of the run that run.json describes."""
+        return self.write_json(SEAL, described(seal_of(self.path, sealed_files(self.path, run))))
+
+    def seal_pages(self) -> None:
+        """Renew the seal of figures, page and card alone, where the run has a seal."""
+        if (self.path / SEAL).exists():
+            run, seal = (self._read(name, json.loads) for name in ("run.json", SEAL))
+            kept = {name: own for name, own in seal["files"].items() if name.split("/")[0] not in PAGES}
+            names = (name for name in sealed_files(self.path, run) if name.split("/")[0] in PAGES)
+            self.write_json(SEAL, described(kept | seal_of(self.path, names)))
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
         wanted = "a run folder; name the --output-dir of an earlier tangentlora fit or demo"

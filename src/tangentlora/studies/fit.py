@@ -61,6 +61,7 @@ def _run(
 def _write_pages(output_dir: Path) -> None:
     write_report(RunFolder(output_dir))
     write_card(RunFolder(output_dir))
+    RunFolder(output_dir).seal_pages()
 
 
 def require_folder(output_dir: Path) -> None:

@@ -73,6 +73,7 @@ def run_outer(prepared: Prepared, output_dir: Path, *, progress: bool = False) -
         "steps": [asdict(step) for step in outer.steps],
     }
     folder.write_json("run.json", run)
+    folder.seal(run)
     return run
 
 

@@ -58,4 +58,5 @@ def write_path(
     folder.write_json("path.json", described)
     write_report(folder)
     write_card(folder)
+    folder.seal(run)
     return described

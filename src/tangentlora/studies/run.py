@@ -90,6 +90,7 @@ def run_trials(
         folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in metrics))
         folder.write_json("run.json", describe(prepared, before, entries, command))
     run: dict[str, Any] = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
+    folder.seal(run)
     return run
 
 
@@ -241,6 +242,7 @@ def describe(
             "constraints": problem.constraints,
         },
         "before": before,
+        "sealed": True,
         "runs": entries,
     }
     read = Run.parse(run)

@@ -25,6 +25,7 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.solvers.solution import Solution
+from tangentlora.theory.distance import Distance
 from tangentlora.theory.rounding import dual_scale, rounding_margin, spectral_norm_bounds
 
 
@@ -58,16 +59,20 @@ class Certificate:
     dtype: str
 
     def sentence(self) -> str:
-        """Return the verdict in one sentence, with the gap and the tolerance."""
-        proved = (self.gap + self.rounding) / max(1.0, abs(self.objective))
+        """Return the verdict, with the gap in the objective's units and against its size, and the tolerance.
+
+        A certified gap that is not small against P is said to be so.
+        """
+        distance = Distance(self.gap + self.rounding, self.objective)
         if self.certified:
-            return (
-                f"Certified: within {proved:.1e} (tolerance {self.tolerance:.0e}) of the global optimum, at "
-                f"total rank {sum(self.ranks.values())}."
+            said = (
+                f"Certified: within {distance.said()} of the global optimum (tolerance "
+                f"{self.tolerance:.0e}), at total rank {sum(self.ranks.values())}."
             )
+            return said if distance.telling else f"{said} {distance.warning()}"
         return (
-            f"Not certified: the gap {proved:.1e} is above the tolerance {self.tolerance:.0e}; the objective "
-            f"is {self.objective:.6g} and no answer of any rank is below {self.lower_bound:.6g}."
+            f"Not certified: the gap {distance.said()} is above the tolerance {self.tolerance:.0e}; the "
+            f"objective is {self.objective:.6g} and no answer of any rank is below {self.lower_bound:.6g}."
         )
 
     def write(self, path: Path) -> None:
@@ -123,7 +128,7 @@ def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certific
     scale = dual_scale(problem.lam, largest)
     conjugate = problem.loss.conjugate(len(z) * scale * a, problem.y)
     lower_bound = float(scale * (a * problem.f0).sum() - conjugate.mean())
-    _require_finite(objective, factored, lower_bound)
+    _require_finite(problem, objective, lower_bound)
     rounding = rounding_margin(problem, factors, z, a, conjugate)
     gap = objective - lower_bound
     size = max(1.0, abs(objective))
@@ -149,12 +154,13 @@ def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certific
     )
 
 
-def _require_finite(objective: float, factored: float, lower_bound: float) -> None:
-    """Raise InputError where numbers overflow; a lower bound of −∞ is one, which proves nothing."""
-    if not (math.isfinite(objective) and math.isfinite(factored) and lower_bound < math.inf):
+def _require_finite(problem: Problem, objective: float, lower_bound: float) -> None:
+    """Raise InputError where the loss of the network itself overflows; that of an answer may."""
+    broken = not (math.isfinite(objective) and lower_bound < math.inf)
+    if broken and not math.isfinite(problem.empirical_loss(problem.f0)):
         raise InputError(
-            f"got outputs, labels or factors so large that the objective {objective:g} or its bound "
-            f"{lower_bound:g} is no finite number, expected numbers whose squares are finite: scale them down"
+            f"got outputs or labels so large that the objective {objective:g} is no finite number, expected "
+            "numbers whose squares are finite: scale outputs and labels down"
         )
 
 

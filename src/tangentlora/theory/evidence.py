@@ -29,7 +29,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What run.json says of one answer: its problem, its own numbers and the SHA-256 of its files."""
+    """What run.json says of one answer: its problem, its own numbers and the SHA-256 of its files.
+
+    `root` is the folder of run.json, `record` all that it holds, `twice` the answers listed more than once.
+    """
 
     loss: str
     lam: float
@@ -37,6 +40,9 @@ class RunRecord:
     key: str
     store: Path
     numbers: dict[str, Any]
+    root: Path
+    record: dict[str, Any]
+    twice: list[str]
     seals: dict[str, str]
 
 
@@ -52,6 +58,7 @@ def read_run(folder: Path) -> RunRecord:
     try:
         configuration, tangent = run["configuration"], run["tangent"]
         entries = [entry for entry in run["runs"] if entry["folder"] == name]
+        folders = [str(entry["folder"]) for entry in run["runs"]]
         if entries:
             return RunRecord(
                 loss=str(configuration["loss"]),
@@ -60,6 +67,9 @@ def read_run(folder: Path) -> RunRecord:
                 key=str(tangent["key"]),
                 store=Path(tangent["store"]),
                 numbers=dict(entries[0]),
+                root=path.parent,
+                record=run,
+                twice=sorted({name for name in folders if folders.count(name) > 1}),
                 seals={str(file): str(digest) for file, digest in entries[0]["sha256"].items()},
             )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,26 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a layer's update (m,n) is added: a module's weight or rows of it, stored (n,m) if transposed."""
+
+    module: str
+    rows: tuple[int, int] | None
+    transposed: bool
+
+
+@dataclass(frozen=True)
 class Store:
     """A tangent on disk: f0 (N,K), each layer's shape (m,n), and one function per shard that reads it.
 
-    `key` is the hash of what the tangent was made from.
+    `key` is the hash of what the tangent was made from, `places` says where the layers' updates go.
     """
 
     f0: Array
     shapes: dict[str, tuple[int, int]]
     shards: Sequence[Callable[[], Shard]]
     key: str
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 def read_store(folder: Path) -> Store:
@@ -77,21 +87,29 @@ def read_store(folder: Path) -> Store:
             raise ValueError("its key is not that of its identity")
         if identity["format"] != _FORMAT:
             raise ValueError(f"its format is {identity['format']!r} and not {_FORMAT}")
-        shapes = {str(t["name"]): (int(t["shape"][0]), int(t["shape"][1])) for t in identity["targets"]}
+        shapes = {str(t["name"]): (_count(t["shape"][0]), _count(t["shape"][1])) for t in identity["targets"]}
+        if not shapes or len(shapes) != len(identity["targets"]):
+            raise ValueError("its layers have no names of their own")
         outputs, index = [], []
         for entry in manifest["shards"]:
+            if not (folder / entry["file"]).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{entry['file']} lies elsewhere")
             if sha256_of(folder / entry["file"]) != entry["sha256"]:
                 raise ValueError(f"{entry['file']} is missing or does not match its checksum")
             with safe_open(folder / entry["file"], framework="numpy") as file:
-                outputs.append(file.get_tensor("f0"))
-                index.append(file.get_tensor("index"))
+                outputs.append(_floats(file.get_tensor("f0"), "f0", 2))
+                index.append(_whole(file.get_tensor("index"), "index"))
+                if len(outputs[-1]) != len(index[-1]):
+                    raise ValueError(f"{entry['file']} has other examples in f0 than in index")
         order = np.concatenate(index)
         if sorted(order.tolist()) != list(range(len(order))):
             raise ValueError("its shards do not hold every example once")
-        f0 = np.concatenate(outputs).astype(np.float64)[np.argsort(order)]
+        f0 = np.concatenate(outputs)[np.argsort(order)]
+        if not f0.size or manifest.get("n_outputs", f0.shape[1]) != f0.shape[1]:
+            raise ValueError(f"its outputs are of shape {f0.shape}")
         C = contrasts(f0.shape[1]) if identity.get("centred", False) else np.eye(f0.shape[1])
         readers = [partial(_read, folder, entry, shapes, C) for entry in manifest["shards"]]
-        return Store(f0, shapes, readers, str(manifest["key"]))
+        return Store(f0, shapes, readers, str(manifest["key"]), _places(identity["targets"]))
     except Exception as error:  # safetensors raises a type of its own for each kind of damage
         raise _damaged(folder, error) from error
 
@@ -104,13 +122,13 @@ def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int
         layers = {}
         with safe_open(folder / entry["file"], framework="numpy") as file:
             names = set(file.keys())
-            index = file.get_tensor("index")
+            index = _whole(file.get_tensor("index"), "index")
             for name, (m, n) in shapes.items():
-                g = file.get_tensor(f"{name}/g").astype(np.float64)
-                x = file.get_tensor(f"{entry['shared'].get(name, name)}/x").astype(np.float64)
+                g = _floats(file.get_tensor(f"{name}/g"), f"{name}/g", 3)
+                x = _floats(file.get_tensor(f"{entry['shared'].get(name, name)}/x"), f"{name}/x", 2)
                 if f"{name}/start" in names:
-                    g = _unbanded(g, file.get_tensor(f"{name}/start"), m)
-                counts = file.get_tensor(f"{name}/counts")
+                    g = _unbanded(g, _whole(file.get_tensor(f"{name}/start"), f"{name}/start"), m)
+                counts = _whole(file.get_tensor(f"{name}/counts"), f"{name}/counts")
                 if (len(counts), counts.sum(), len(x)) != (len(index), len(g), len(g)):
                     raise ValueError(f"the rows of {name} are not those of its examples")
                 if (g.shape[2], x.shape[1]) != (m, n):
@@ -124,6 +142,40 @@ def _read(folder: Path, entry: Mapping[str, Any], shapes: Mapping[str, tuple[int
         raise _damaged(folder, error) from error
 
 
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is no number of rows or columns")
+    return value
+
+
+def _floats(tensor: NDArray[Any], name: str, dimensions: int) -> Array:
+    """Return a tensor in float64; raises ValueError unless it holds finite real numbers."""
+    if tensor.dtype.kind != "f" or tensor.ndim != dimensions:
+        raise ValueError(
+            f"{name} is of {tensor.dtype} in {tensor.ndim} dimensions and not real in {dimensions}"
+        )
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{name} has numbers that are not finite")
+    return tensor.astype(np.float64)
+
+
+def _whole(tensor: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Return a vector of whole numbers of at least 0; raises ValueError for anything else."""
+    if tensor.dtype.kind not in "iu" or tensor.ndim != 1 or (len(tensor) and tensor.min() < 0):
+        raise ValueError(f"{name} is no list of whole numbers of at least 0")
+    return tensor.astype(np.int64)
+
+
+def _places(targets: Sequence[Mapping[str, Any]]) -> dict[str, Place]:
+    places = {}
+    for target in targets:
+        rows = target.get("rows")
+        whole = None if rows is None else (int(rows[0]), int(rows[1]))
+        place = Place(str(target.get("module", target["name"])), whole, bool(target.get("transposed", False)))
+        places[str(target["name"])] = place
+    return places
+
+
 def contrasts(k: int) -> Array:
     """Return k − 1 orthonormal combinations of k outputs: their mean of the first j less the next one."""
     C = np.tril(np.ones((k - 1, k)))
@@ -134,6 +186,8 @@ def contrasts(k: int) -> Array:
 
 def _unbanded(band: Array, start: NDArray[np.int64], m: int) -> Array:
     """Return g (R,K,m) from its bands: row ρ is zero but for the columns start_ρ, start_ρ + 1, …."""
+    if len(start) != len(band) or (len(start) and start.max() + band.shape[2] > m):
+        raise ValueError("its bands do not lie within the columns of a layer")
     g = np.zeros((*band.shape[:2], m))
     columns = start[:, None, None] + np.arange(band.shape[2])
     np.put_along_axis(g, columns, band, axis=2)

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from tangentlora.errors import InputError
+from tangentlora.theory.adapter_proof import adapter_differences
 from tangentlora.theory.agreement import differences
+from tangentlora.theory.distance import Distance
 from tangentlora.theory.evidence import SEALED, Answer, read_answer, read_json, read_run
 from tangentlora.theory.recompute import labels_fit, recomputation
+from tangentlora.theory.seals import broken_seals
 from tangentlora.theory.shards import Store, read_store, sha256_of
 
 _RECORDED = ("objective", "factored_objective", "lower_bound", "gap", "relative_gap", "certified")
@@ -28,23 +31,33 @@ class Verification:
     """`valid`: every recorded number is right; `certified`: they prove the claim at the tolerance.
 
     `recomputed` holds the fields of the certificate as computed here, where it is valid those on record,
-    which agree with them; none where the files do not fit together.
+    which agree with them; none where the files do not fit together. `sealed`: the run folder's other files
+    have the checksums of its seal, which earlier versions did not write.
     """
 
     valid: bool
     certified: bool
     reasons: tuple[str, ...]
     recomputed: dict[str, Any]
+    sealed: bool = False
 
     def sentence(self) -> str:
         """Return the verdict in one sentence."""
         if not self.valid:
             return "Rejected: " + "; ".join(self.reasons) + "."
-        numbers, tolerance = self.recomputed, self.recomputed["tolerance"]
-        gap = (numbers["gap"] + numbers["rounding"]) / max(1.0, abs(numbers["objective"]))
+        distance = Distance.of(self.recomputed)
+        goal = f"{self.recomputed['tolerance']:.0e}"
+        files = (
+            "All files of the run are as they were sealed, and its adapter is the answer"
+            if self.sealed
+            else "Its certificate and answer have their checksums; its other files were not sealed"
+        )
+        trusted = f"{files}. Taken on trust: the Jacobian in the store, and the labels."
         if self.certified:
-            return f"Valid: the answer is within {gap:.1e} (tolerance {tolerance:.0e}) of the global optimum."
-        return f"Valid, but not a global optimum: the gap {gap:.1e} is above the tolerance {tolerance:.0e}."
+            said = f"Valid: the answer is within {distance.said()} of the global optimum (tolerance {goal})."
+            return f"{said} {trusted}" if distance.telling else f"{said} {distance.warning()} {trusted}"
+        said = f"Valid, but not a global optimum: the gap {distance.said()} is above the tolerance {goal}."
+        return f"{said} {trusted}"
 
 
 def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
@@ -58,11 +71,18 @@ def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
     answer = read_answer(folder / "solution.safetensors")
     tangent = read_store(run.store if store is None else Path(store))
     changed = [name for name in SEALED if sha256_of(folder / name) != run.seals.get(name)]
+    broken = broken_seals(run.root, run.record)
     reasons = [f"{name} is not the file that was written" for name in changed]
+    reasons += [reason for reason in broken or [] if reason not in reasons]
+    reasons += [f"run.json lists the answer in {name} more than once" for name in run.twice]
     if run.key != tangent.key:
         reasons.append(f"the run was made on the tangent {run.key}, but the store holds {tangent.key}")
     if misfit := _misfit(run.loss, answer, tangent):
         return Verification(False, False, (*reasons, misfit), {})
+    with np.errstate(all="ignore"):
+        reasons += adapter_differences(
+            folder / "adapter", answer, tangent.places, required=broken is not None
+        )
     try:
         with np.errstate(all="ignore"):
             found = recomputation(tangent, answer, run.loss, run.lam, run.tolerance, earlier=True)
@@ -72,7 +92,8 @@ def verify(folder: Path | str, store: Path | str | None = None) -> Verification:
     reasons += _repeated(claimed, run.numbers)
     # what was recorded is right, to rounding, and says whether it proves the claim
     fields = found.fields | ({} if reasons else claimed)
-    return Verification(not reasons, not reasons and fields["certified"], tuple(reasons), fields)
+    certified = not reasons and fields["certified"]
+    return Verification(not reasons, certified, tuple(reasons), fields, sealed=broken is not None)
 
 
 def _misfit(loss: str, answer: Answer, tangent: Store) -> str | None:
