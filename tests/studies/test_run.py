@@ -61,6 +61,7 @@ def test_the_folder_holds_the_files_of_every_answer(made: tuple[Path, dict[str, 
     expected = {
         "run.json",
         "metrics.jsonl",
+        "seal.json",
         *answer,
         *(f"{sub}/{name}" for sub in ("short", "absurd") for name in answer),
     }

@@ -21,6 +21,7 @@ from tangentlora.report.wording import (
     plain,
     tolerance,
 )
+from tangentlora.theory.distance import Distance
 from tangentlora.theory.standing import Holds
 
 TOLERANCES = (1e-3, 1e-6)
@@ -109,15 +110,18 @@ def _optimum(run: Run, best: Answer) -> str:
     if distance is None or bound is None or best.objective is None:
         return f"{name} ends at the objective {objective}; without a lower bound nothing is proved of it."
     if best.certified:
+        gap = Distance(max(best.objective - bound, ROUNDING), best.objective)
         near = at_most(max(distance, ROUNDING))
         if run.failing is not None:
             return (
                 f"The certificate is about the linearised network alone: there the objective {objective} of "
                 f"{_subject(best)} is proved to be within {near} of the global optimum."
             )
+        if not gap.telling:
+            return f"{name} is proved to be within {near} of the global optimum. {gap.warning()}"
         return (
             f"{name} found the best answer: its objective {objective} is proved to be within {near} of the "
-            "global optimum of the linearised problem."
+            f"global optimum of the linearised problem, {at_most(gap.share)} of the objective."
         )
     goal = tolerance(parse_number(run.configuration["tolerance"]))
     runs = "No run is" if len(run.answers) > 1 else f"{name} is not"
