@@ -88,9 +88,10 @@ def run_trials(
         entries.append(write_answer(prepared, outcome, folder))
         metrics += metric_lines(outcome)
         folder.write_text("metrics.jsonl", "".join(f"{line}\n" for line in metrics))
-        folder.write_json("run.json", describe(prepared, before, entries, command))
+        described = describe(prepared, before, entries, command)
+        folder.write_json("run.json", described)
+        folder.seal(described)
     run: dict[str, Any] = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-    folder.seal(run)
     return run
 
 
