@@ -86,7 +86,8 @@ def test_everything_is_json(advice: Advice) -> None:
     described = json.loads(json.dumps(advice.describe()))
     assert described["rank"] == 2
     assert described["sentence"] == advice.sentence()
-    assert set(described) == {"rank", "sentence", "optimum", "reduced", "bound", "rules", "runs"}
+    parts = {"rank", "sentence", "optimum", "reduced", "bound", "rules", "runs", "data_check"}
+    assert set(described) == parts
     assert described["rules"][0]["rank"] == 9
     assert described["runs"][1]["certificate"]["certified"]
 
