@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 # Two test processes with one thread each are faster than one with two, and never wait for each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
@@ -11,7 +12,11 @@ BENCHMARKS := linearize_roberta linearize_peers store_size two_processes publish
 	certified_scaling larger_than_memory paper_protocol lambda_path audit_large landscape profile_jobs
 IN_PARTS := linearize_peers certified_peers certified_scaling
 
-.PHONY: demo test lint campaign bench $(addprefix bench-,$(BENCHMARKS)) results clean
+# The tests of what every run goes through; those of figures, studies and benchmarks change with their libraries.
+CORE := tests/tangent tests/problem tests/solvers tests/theory tests/adapters tests/models tests/cli tests/test_cli.py
+PYTHONS ?= 3.12 3.13
+
+.PHONY: demo test test-oldest test-pythons lint campaign bench $(addprefix bench-,$(BENCHMARKS)) results clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -19,6 +24,28 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+# With the lowest versions that pyproject.toml allows; the first time downloads 3 GB, a CUDA build of torch.
+test-oldest: .venv-oldest/.dev
+	$(TEST_ENV) .venv-oldest/bin/python -m pytest -n 2 $(CORE)
+
+.venv-oldest/.dev: pyproject.toml constraints-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python $(INSTALL) --constraint constraints-oldest.txt --editable '.[test]'
+	touch $@
+
+# With other interpreters: `pythonX.Y` on PATH, one of pyenv's, or one that uv knows; what is missing is said.
+test-pythons:
+	@ran=0; for v in $(PYTHONS); do \
+	  python=$$(for p in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python \
+	      "$$(uv python find --no-python-downloads $$v 2>/dev/null)"; do \
+	    "$$p" -c 'import venv' 2>/dev/null && { echo "$$p"; break; }; done); \
+	  if test -z "$$python"; then echo "Python $$v is not here: not tested."; continue; fi; \
+	  ran=1; echo "Python $$v: $$python"; env=.venv-$$v; \
+	  test -x $$env/bin/python || "$$python" -m venv $$env || exit; \
+	  $$env/bin/python $(INSTALL) --constraint constraints.txt --editable '.[test]' || exit; \
+	  $(TEST_ENV) $$env/bin/python -m pytest -n 2 $(CORE) || exit; \
+	done; test $$ran = 1 || { echo "None of Python $(PYTHONS) is here."; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -74,4 +101,4 @@ $(VENV)/.bench: benchmarks/requirements.txt $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache

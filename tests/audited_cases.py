@@ -74,17 +74,21 @@ def vit(folder: Path) -> Case:
 
 
 def gpt2(folder: Path) -> Case:
-    """Return a tiny GPT-2 read by label words after random texts, so that labels take several directions."""
+    """Return a tiny GPT-2 read by label words after random texts, so that labels take several directions.
+
+    It bends strongly and has several minima. In float64 and under this penalty the end of a run does not
+    depend on the processor: starts moved by 1e-9 of their size end at the same F to 2e-8.
+    """
     draw, words = random.Random(0), ("terrible", "great", "okay")
     texts = tuple(" ".join(draw.choices(WORDS, k=6)) for _ in range(18))
     examples = Examples(texts, tuple(i % 3 for i in range(18)), words)
     processor = tiny_processor("gpt2-lm")
-    module: Any = tiny_module("gpt2-lm", len(processor))
+    module: Any = tiny_module("gpt2-lm", len(processor)).double()
     module.config.pad_token_id = None
     splits = Splits(examples, None, None, TASKS["sst2"], "made")
     readout = CausalPrompt("{text} It was {mask}.", words)
     targets, before = ("h.1.attn.c_attn",), (module.transformer.h[0],)
-    return Case(module, processor, readout, splits, targets, 0.03, 3, 20, before)
+    return Case(module, processor, readout, splits, targets, 0.1, 3, 20, before)
 
 
 def minilm(folder: Path) -> Case:

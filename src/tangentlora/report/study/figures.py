@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from tangentlora.report.canvas import Picture, house_style
@@ -36,17 +37,18 @@ def write_study_figures(folder: Path) -> list[Path]:
     return write_pictures(RunFolder(folder), draw_study(read_study(folder)), NAMES)
 
 
-def draw_study(study: Study) -> list[Picture]:
-    """Return the figures in the order of `NAMES`, without those that have nothing to show."""
+def draw_study(study: Study, names: Collection[str] = NAMES) -> list[Picture]:
+    """Return the figures of these names in the order of `NAMES`, without those that have nothing to show."""
+    figures = (
+        loss_figure,
+        distance_figure,
+        accuracy_figure,
+        trade_off_figure,
+        optimality_figure,
+        singular_value_figure,
+        published_figure,
+        published_answers_figure,
+    )
     with house_style():
-        pictures = [
-            loss_figure(study),
-            distance_figure(study),
-            accuracy_figure(study),
-            trade_off_figure(study),
-            optimality_figure(study),
-            singular_value_figure(study),
-            published_figure(study),
-            published_answers_figure(study),
-        ]
+        pictures = [draw(study) for name, draw in zip(NAMES, figures, strict=True) if name in names]
     return [picture for picture in pictures if picture is not None]
