@@ -1,4 +1,4 @@
-"""What is installed: pinned dependencies, floors that were run, a whole source distribution."""
+"""What is installed: pinned dependencies, the lowest versions, a whole source distribution."""
 
 from __future__ import annotations
 
