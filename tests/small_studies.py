@@ -47,6 +47,7 @@ def small_plan(
         "data": str(data),
         "readout": "prototypes",
         "tangent_dir": folder / "tangents",
+        "max_length": 64,
         "shots": 4,
         "epochs": 40,
         "learning_rate": "auto",

@@ -70,18 +70,22 @@ def test_pairs_are_the_tokenizers_pairs():
     assert features["token_type_ids"].tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_decoder_without_padding_token_gets_the_end_of_text():
+@pytest.mark.parametrize("eos", [True, False])
+@pytest.mark.parametrize("pad", [None, -1])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_decoder_without_padding_token_reads_the_last_token_of_every_text(kind, pad, eos):
+    """Also of a text that ends with the token which others are filled up with."""
     tokenizer = tiny_networks.gpt2_tokenizer()
     assert tokenizer.pad_token is None
-    module = tiny_networks.tiny_module("gpt2", len(tokenizer))
-    module.config.pad_token_id = None
-    net = network_from_module(module, tokenizer, ClassificationHead(3), name="gpt2")
-    batch = net.reader.collate(net.reader.encode(["the film was great", "dull"]))
-    assert batch["input_ids"].shape[0] == 2
-    assert net.module.config.pad_token_id == tokenizer.eos_token_id == batch["input_ids"][1, -1]
-    module.config.pad_token_id, tokenizer.eos_token = None, None
-    with pytest.raises(InputError, match="without padding and end-of-text tokens"):
-        network_from_module(module, tokenizer, ClassificationHead(3), name="gpt2")
+    module = tiny_networks.tiny_module(kind, len(tokenizer))
+    module.config.pad_token_id = pad
+    if not eos:
+        tokenizer.eos_token = None
+    net = network_from_module(module, tokenizer, ClassificationHead(3), name=kind)
+    texts = ["the film was great<|endoftext|>", "dull", "!", "the plot!!"]
+    alone = [module(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+    torch.testing.assert_close(net.predict(texts), torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert module.config.pad_token_id == pad
 
 
 @pytest.mark.parametrize("kind", IMAGE_KINDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fake_network import fake_network
 from tangentlora.errors import InputError
 from tangentlora.models import ClassificationHead, MaskPrompt, Prototypes, network_from_module
 from tangentlora.models.embeddings import embeddings
+from tangentlora.models.network import Network
 from tiny_networks import NETWORKS, K, tiny_module, tiny_processor
 
 TEXTS = ["a bright and funny film", "dull", "the story was not very good and slow of plot"]
@@ -105,8 +108,9 @@ def test_readers_and_networks_without_a_known_body_are_refused():
         embeddings(fake_network(module, read), TEXTS)
     config = tf.BertConfig(vocab_size=64, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
     config.num_labels = K
-    bare = network_from_module(
-        tf.BertModel(config), tiny_processor("bert"), ClassificationHead(K), name="bare"
-    )
+    head = tf.BertForSequenceClassification(config)
+    whole = network_from_module(head, tiny_processor("bert"), ClassificationHead(K), name="whole")
+    module = tf.BertModel(config)
+    bare = Network("bare", module, replace(whole.reader, module=module), whole.fingerprint)
     with pytest.raises(InputError, match="got the architecture BertModel, expected a pretrained body"):
         embeddings(bare, TEXTS)

@@ -18,7 +18,7 @@ TEXTS = ["a bright and funny film", "dull", "the story was not very good and slo
 SHARED = Path(__file__).parents[2] / "../shared"
 
 
-def network(kind="bert-mlm", template=SINGLE, words=WORDS, max_length=128, dtype=torch.float32):
+def network(kind="bert-mlm", template=SINGLE, words=WORDS, max_length=None, dtype=torch.float32):
     processor = tiny_networks.tiny_processor(kind)
     module = tiny_networks.tiny_module(kind, len(processor)).to(dtype)
     return network_from_module(module, processor, MaskPrompt(template, words, max_length), name=kind)
@@ -138,7 +138,9 @@ def test_the_longer_text_is_cut_first():
 @pytest.mark.parametrize(("kind", "limit"), [("bert-mlm", 64), ("roberta-mlm", 62)])
 def test_position_embeddings_bound_the_length(kind, limit):
     """RoBERTa's positions start after the padding index: two of its 64 rows are never used by a token."""
-    net = network(kind, max_length=500)
+    net = network(kind)
+    with pytest.raises(InputError, match=f"got max_length={limit + 1} .* expected 1 to {limit},"):
+        network(kind, max_length=limit + 1)
     assert len(tokens(net, "great " * 200)) == limit
     assert net.predict(["great " * 200]).isfinite().all()
 

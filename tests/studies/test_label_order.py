@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertForSequenceClassification
 
 from small_runs import small_settings
 from tangentlora.data import Examples, Splits
@@ -22,10 +23,11 @@ from tiny_networks import tiny_module, tiny_processor
 
 
 def named(*names: str) -> Network:
-    """A network whose head has outputs of these names, of which the tiny one gives the first three."""
+    """A network whose head has outputs of these names."""
     tokenizer = tiny_processor("bert")
-    module: Any = tiny_module("bert", len(tokenizer))
-    module.config.id2label = dict(enumerate(names))
+    config: Any = tiny_module("bert", len(tokenizer)).config
+    config.id2label = dict(enumerate(names))
+    module = BertForSequenceClassification(config)
     return network_from_module(module, tokenizer, ClassificationHead(len(names)), name="net")
 
 
@@ -61,10 +63,7 @@ def test_numbers_name_outputs_that_have_no_names() -> None:
 
 
 def test_synonyms_count() -> None:
-    module: Any = tiny_module("bert")
-    module.config.num_labels = 2
-    module.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
-    network = network_from_module(module, tiny_processor("bert"), ClassificationHead(2), name="net")
+    network = named("POSITIVE", "NEGATIVE")
     examples = Examples(("bad", "good"), (0, 1), ("0", "1"))
     splits = Splits(examples, examples, None, TASKS["sst2"], "made")
     found = in_head_order(network, splits)
@@ -72,8 +71,7 @@ def test_synonyms_count() -> None:
     assert found.dev is not None
     assert found.dev.labels == found.train.labels
     assert found.task.outputs["negative"] == 1
-    module.config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
-    assert in_head_order(network, splits) is splits
+    assert in_head_order(named("NEGATIVE", "POSITIVE"), splits) is splits
 
 
 @pytest.mark.parametrize("names", [("SCI FI", "Sports", "World"), ("LABEL_0", "LABEL_1", "LABEL_2")])

@@ -43,7 +43,7 @@ def assert_complete(folder: Path, study: str, results: dict[str, Any]) -> None:
 
 def test_a_local_roberta_and_a_kshot_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, data = checkpoint(tmp_path, "roberta-mlm"), write_kshot(tmp_path / "k-shot", (13,))
-    options = ("--model", str(network), "--data", str(data), "--shots", "4", "--json")
+    options = ("--model", str(network), "--data", str(data), "--shots", "4", "--max-length", "60", "--json")
     results = reproduce(tmp_path, "sst2", *options)
     assert json.loads(capsys.readouterr().out) == results
     assert_complete(tmp_path, "sst2", results)
@@ -78,6 +78,7 @@ def test_a_file_of_ones_own_and_a_csv(tmp_path: Path, capsys: pytest.CaptureFixt
         f"settings: {{data: {data}, shots: 3}}\ngrid: {{variants: [certified, lora], lams: [0.1]}}\n"
     )
     command = ["reproduce", str(yaml), "--model", str(checkpoint(tmp_path, "bert")), *SMALL]
+    command += ["--max-length", "64"]
     assert main([*command, "--output-dir", str(tmp_path / "out"), "--lams", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "LoRA r=2" in out

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from tangentlora.data.examples import Examples
+from tangentlora.data.pictures import as_rgb
 from tangentlora.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,19 +57,19 @@ def decode_waveforms(examples: Examples, sampling_rate: int | None) -> Examples:
 
 
 def read_image(source: Encoded) -> Image:
-    """Return the image in RGB, turned upright as its metadata says.
+    """Return the image in RGB, turned upright as its metadata says; see `as_rgb`.
 
-    Raises InputError when the file cannot be decoded, and when Pillow is absent.
+    Raises InputError when the file cannot be decoded, as `as_rgb` does, and when Pillow is absent.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise InputError(
             f"the image {source} cannot be read because Pillow is not installed; install tangentlora[media]"
         ) from error
     try:
         with Image.open(io.BytesIO(source.read_bytes())) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return as_rgb(image, str(source))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot decode the image {source} ({error}); replace or remove the file") from error
 

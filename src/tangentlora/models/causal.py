@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from tangentlora.errors import InputError
 from tangentlora.models.causal_network import CausalNetwork
+from tangentlora.models.lengths import Encoded
 from tangentlora.models.network import Features
 from tangentlora.models.readouts import Readout
-from tangentlora.models.template import Template, cut
+from tangentlora.models.template import CUT_TEXT, Template, cut
 from tangentlora.models.text import as_texts
 
 
@@ -29,14 +30,15 @@ class CausalPrompt(Readout):
     follows "… It was". A label word is read as it stands after a space. One of several tokens is known by
     the first token in which the words differ, and the tokens before, which all words share, end the prompt:
     where digits are `▁`, `0` and `▁`, `1`, the prompt ends with `▁` and the outputs are the logits of `0` and
-    `1`. Long texts are cut as for masks, to `max_length` tokens or the network's own limit.
+    `1`. Long texts are cut as for masks, to `max_length` tokens (None: all that the network and its tokenizer
+    take).
 
     Raises `InputError` when the template or the words are malformed.
     """
 
     template: str
     label_words: tuple[str, ...]
-    max_length: int = 128
+    max_length: int | None = None
 
     when_incomplete: ClassVar[str] = "choose a causal language model, or use a classification head"
 
@@ -70,9 +72,9 @@ class CausalReader:
     words: tuple[int, ...]
     network: CausalNetwork
 
-    def encode(self, inputs: Sequence[Any]) -> list[Features]:
+    def encode(self, inputs: Sequence[Any]) -> Encoded:
         """Return the tokens of filled templates; raise `InputError` when one is ill-filled or too long."""
-        encoded = []
+        encoded, lost = [], []
         room = self.network.tokens.max_length - len(self.shared)
         for i, texts in enumerate(as_texts(inputs)):
             sentence, slots = self.template.fill(texts, "", i)
@@ -88,8 +90,10 @@ class CausalReader:
                 raise InputError(
                     f"got example {i} without a single token, expected some text; drop or fill it."
                 )
+            lost.append(len(tokens["input_ids"]) - len(kept))
+            self.network.tokens.require_known(ids, i)
             encoded.append({"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids)).long()})
-        return encoded
+        return Encoded(encoded, lost, limit=self.network.tokens.max_length, part=CUT_TEXT)
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         return self.network.collate(features)

@@ -26,7 +26,7 @@ class CausalNetwork:
     tokens: TextEncoder
 
     @classmethod
-    def of(cls, module: Any, tokenizer: Any, max_length: int) -> CausalNetwork:
+    def of(cls, module: Any, tokenizer: Any, max_length: int | None) -> CausalNetwork:
         """Tie the network to its tokenizer; raise `InputError` unless each token is told by those before."""
         from transformers import PreTrainedModel
 

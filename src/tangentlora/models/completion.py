@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tangentlora.errors import InputError
 from tangentlora.models.causal_network import CausalNetwork
+from tangentlora.models.lengths import Encoded
 from tangentlora.models.network import Features
 from tangentlora.models.readouts import Readout
 from tangentlora.models.text import as_texts
@@ -30,18 +31,19 @@ class Completion(Readout):
     The two texts are joined as they stand and tokenised together: a token that ends inside the completion is
     the completion's. No end-of-text token is added and one that the tokenizer appends is left out; write it
     at the end of the completion, as text, where it shall count. Where both are longer than `max_length`
-    tokens, or the network's own limit, the prompt loses its beginning; a completion is never cut.
+    tokens (None: all that the network and its tokenizer take), the prompt loses its beginning; a completion
+    is never cut.
 
     Raises `InputError` for a length below 2.
     """
 
-    max_length: int = 512
+    max_length: int | None = None
     per_token: bool = True
 
     when_incomplete: ClassVar[str] = "choose a causal language model"
 
     def __post_init__(self) -> None:
-        if self.max_length < 2:
+        if self.max_length is not None and self.max_length < 2:
             raise InputError(
                 f"got max_length={self.max_length}, expected at least 2, for a token and the one after it; "
                 "raise it."
@@ -65,13 +67,13 @@ class CompletionReader:
     per_token: bool
     network: CausalNetwork
 
-    def encode(self, inputs: Sequence[Any]) -> list[Features]:
+    def encode(self, inputs: Sequence[Any]) -> Encoded:
         """Return the tokens and which of them are the completion's.
 
         Raises `InputError` for what is no pair, a completion without a token or with no token before it, and
         one that is too long.
         """
-        encoded, limit = [], self.network.tokens.max_length
+        encoded, lost, limit = [], [], self.network.tokens.max_length
         for i, texts in enumerate(as_texts(inputs)):
             if len(texts) != 2:
                 raise InputError(
@@ -92,6 +94,8 @@ class CompletionReader:
                     "max_length or shorten it."
                 )
             kept = _end_of_prompt(tokens["special_tokens_mask"][:first], limit - n)
+            lost.append(first - len(kept))
+            self.network.tokens.require_known(ids, i)
             encoded.append(
                 {
                     "input_ids": torch.tensor([ids[place] for place in kept] + ids[first:]),
@@ -99,7 +103,7 @@ class CompletionReader:
                     "completion": torch.tensor([0] * len(kept) + [1] * n),
                 }
             )
-        return encoded
+        return Encoded(encoded, lost, limit=limit, part="the beginning of the prompt")
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         return self.network.collate(features)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
+from tangentlora.errors import InputError
+from tangentlora.models.architecture import READ_OTHERWISE, is_of_another_task, saved_as
 from tangentlora.models.load import load_config
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -14,9 +16,14 @@ def native_readout(model: str, revision: str | None = None) -> Literal["prompt",
 
     A masked or a causal language model is read by a prompt, a bare encoder (as sentence encoders are saved)
     by prototypes, and everything else by its classification head. Raises InputError where there is no such
-    model.
+    model, and for one of another task: to label tokens, answer questions, choose or write texts.
     """
-    name = _architecture(load_config(model, revision))
+    name = saved_as(load_config(model, revision))
+    if is_of_another_task(name):
+        raise InputError(
+            f"got {model!r}, a checkpoint of {name}, expected one that classifies or embeds whole texts or "
+            f"predicts words; {READ_OTHERWISE}, and name the readout."
+        )
     if name.endswith(("ForMaskedLM", *_CAUSAL)):
         return "prompt"
     # GPT2DoubleHeadsModel and its like end in Model too, and have heads of their own
@@ -30,7 +37,7 @@ def is_causal(model: str, revision: str | None = None) -> bool:
     classifier. Raises InputError where there is no such model.
     """
     config = load_config(model, revision)
-    name = _architecture(config)
+    name = saved_as(config)
     if name.endswith(("ForMaskedLM", *_CAUSAL)):
         return name.endswith(_CAUSAL)
 
@@ -41,8 +48,3 @@ def is_causal(model: str, revision: str | None = None) -> bool:
 
     kind = config.model_type
     return kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
-def _architecture(config: Any) -> str:
-    """Return the class that the checkpoint was saved from, or an empty string."""
-    return str((getattr(config, "architectures", None) or [""])[0])

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tangentlora.errors import InputError
+from tangentlora.models.lengths import Encoded
 from tangentlora.models.network import Features
 from tangentlora.models.readouts import Readout
-from tangentlora.models.template import Template, cut
+from tangentlora.models.template import CUT_TEXT, Template, cut
 from tangentlora.models.text import TextEncoder, as_texts
 
 
@@ -30,8 +31,8 @@ class MaskPrompt(Readout):
     to it; with `:lower_first` a text that stands inside the sentence begins in lower case. A space before
     the mask belongs to the word that the mask stands for, as in the networks' pretraining: label words are
     single tokens as they appear after a space, so for RoBERTa with the space in them. Long texts, the
-    longest first, are cut to fit `max_length` tokens (or the network's own limit); the rest of the template
-    never is.
+    longest first, are cut to fit `max_length` tokens (None: all that the network and its tokenizer take); the
+    rest of the template never is.
 
     Raises `InputError` when the template or the words are malformed. Source: the paper's experiments,
     section 5; the prompts are those of Gao, Fisch, Chen 2021 (arXiv:2012.15723).
@@ -39,7 +40,7 @@ class MaskPrompt(Readout):
 
     template: str
     label_words: tuple[str, ...]
-    max_length: int = 128
+    max_length: int | None = None
 
     when_incomplete: ClassVar[str] = "choose a masked language model, or use label prototypes"
 
@@ -95,10 +96,10 @@ class PromptReader:
     after_attention: nn.Module | None
     head: nn.Module
 
-    def encode(self, inputs: Sequence[Any]) -> list[Features]:
+    def encode(self, inputs: Sequence[Any]) -> Encoded:
         """Return the tokens of filled templates; raise `InputError` when one is ill-filled or too long."""
         tokenizer = self.tokens.tokenizer
-        encoded = []
+        encoded, lost = [], []
         for i, texts in enumerate(as_texts(inputs)):
             sentence, slots = self.template.fill(texts, tokenizer.mask_token, i)
             tokens = tokenizer(sentence, return_offsets_mapping=True, verbose=False)
@@ -114,6 +115,8 @@ class PromptReader:
                     f"{self.tokens.max_length} tokens, expected room for a text; shorten it or raise "
                     "max_length."
                 )
+            lost.append(len(tokens["input_ids"]) - len(kept))
+            self.tokens.require_known(tokens["input_ids"], i)
             encoded.append(
                 {
                     name: torch.tensor(values)[kept]
@@ -121,7 +124,7 @@ class PromptReader:
                     if name in self.tokens.names
                 }
             )
-        return encoded
+        return Encoded(encoded, lost, limit=self.tokens.max_length, part=CUT_TEXT)
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         return self.tokens.collate(features)

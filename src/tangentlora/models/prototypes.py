@@ -24,14 +24,15 @@ class Prototypes(Readout):
 
     `sentences` s_1..s_K name the labels, such as "It was terrible." and "It was great.". Their embeddings are
     computed once, at the pretrained weights, and stay constant: the Jacobian is that of e(x) alone. Pairs are
-    joined in the tokenizer's own pair form; texts are cut to `max_length` tokens or the network's limit.
+    joined in the tokenizer's own pair form; texts are cut to `max_length` tokens (None: all that the network
+    and its tokenizer take). A live network with a head is read without it.
 
     Raises `InputError` for fewer than two sentences or a scale that is not positive.
     """
 
     sentences: tuple[str, ...]
     scale: float = 20.0
-    max_length: int = 128
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.sentences) < 2:
@@ -57,6 +58,7 @@ class Prototypes(Readout):
         Raises `InputError` when the network is not a text encoder or a decoder-only language model.
         """
         config: Any = module.config
+        module = getattr(module, "base_model", module)
         names = accepted_inputs(module)
         if (
             not {"input_ids", "attention_mask"} <= names
@@ -65,8 +67,7 @@ class Prototypes(Readout):
         ):
             raise InputError(
                 f"got the architecture {type(module).__name__}, expected one stack of layers over text, such "
-                "as "
-                "BERT's; choose one, or use a classification head."
+                "as BERT's; choose one, or use a classification head."
             )
         tokens = TextEncoder.for_module(module, processor, self.max_length)
         batch = tokens.collate(tokens.encode(self.sentences))
@@ -106,7 +107,12 @@ class PrototypeReader:
 
 def _embed(module: nn.Module, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B H"]:
     """Return unit vectors along the mean of the last hidden states where the attention mask is 1."""
-    hidden = module(**tensors).last_hidden_state
+    hidden = getattr(module(**tensors), "last_hidden_state", None)
+    if hidden is None:
+        raise InputError(
+            f"got the architecture {type(module).__name__}, which gives no last hidden states, expected a "
+            "text encoder or a decoder-only language model; choose one, or use a classification head."
+        )
     attended = tensors["attention_mask"].unsqueeze(-1).to(hidden.dtype)
     mean = (hidden * attended).sum(dim=1) / attended.sum(dim=1)
     return functional.normalize(mean, dim=-1)

@@ -14,6 +14,9 @@ _PUNCTUATION = (".", "?", "!", ",", ";", ":")
 _SENTENCE_END = re.compile(r"\s*([?!]+|\.)$")
 _LOWER_FIRST = "lower_first"
 
+CUT_TEXT = "the end of the text in the template (of the longer one of a pair)"
+"""What an example loses where there is no room."""
+
 
 @final
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def add_readout_options(parser: argparse.ArgumentParser) -> None:
     readout.add_argument(
         "--head-init", choices=("probe", "checkpoint", "random"), help="of a head (default: probe)"
     )
-    readout.add_argument("--max-length", type=int, help="tokens per text (default: 128)")
+    readout.add_argument(
+        "--max-length", type=int, help="tokens per text (default: all that the network takes)"
+    )
 
 
 def add_rest_options(parser: argparse.ArgumentParser) -> None:

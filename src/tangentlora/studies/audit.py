@@ -23,6 +23,7 @@ from tangentlora.studies.audit_lam import ChosenLam, choose_lam, require_lam
 from tangentlora.studies.audit_local import LocalPart, local_part, why_not
 from tangentlora.studies.audit_report import Audit, Scores
 from tangentlora.studies.audit_search import RealObjective
+from tangentlora.studies.notes import order_note
 from tangentlora.studies.opened import Opened, open_any
 from tangentlora.studies.standing import outputs_at, pass_rounding, with_reach
 from tangentlora.tangent.gradient import weight_gradients
@@ -59,6 +60,7 @@ def audit_opened(
     if progress:
         print(opened.check.leaving("dev", "test").told(), file=sys.stderr)
     examples, y = opened.splits.train, torch.tensor(opened.splits.train.labels)
+    cut = opened.cut(progress=progress)
     with attached(opened.network.module, opened.targets, opened.factors):
         pass_ = weight_gradients(
             opened.network,
@@ -113,6 +115,8 @@ def audit_opened(
         data=opened.check.leaving("dev", "test"),
         notes=opened.notes,
         standing=standing,
+        cut=cut.get("train"),
+        order=order_note(opened.network, opened.splits.task),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tangentlora.data import DataCheck
+from tangentlora.models.lengths import Cut
 from tangentlora.report.columns import aligned, wrapped
 from tangentlora.report.standing import describe_standing, failure, reach_words
 from tangentlora.report.wording import (
@@ -44,6 +45,8 @@ class Audit:
     `before` and `after` are at W and W + δ, `objective` is F = L + Σ λ_t‖δ_t‖_* there. `remaining` and `gain`
     are the measured falls of F along −∇F at the present rank and along the escape, None where there was no
     such direction. `local` is None where the network was not linearised, for the reason `why_not_local`.
+    `cut` is what of the examples did not fit into the network, None where nothing has a limit; `order` what
+    is to be said of the order of the labels, if anything is.
     `reduced` says whether Theorem 1 on the local problem decided the rank needed, not the columns used.
     `data` is what was seen of the data before.
     `notes` are sentences about the adapter, its base and its tokenizer that belong beside the numbers.
@@ -68,6 +71,8 @@ class Audit:
     data: DataCheck
     standing: Standing
     notes: tuple[str, ...] = ()
+    cut: Cut | None = None
+    order: str | None = None
 
     @property
     def verdict(self) -> TrainingVerdict:
@@ -99,6 +104,10 @@ class Audit:
             f"The adapter {self.adapter}{on}: {self.task}, {self.n_examples} training examples. "
             "All is measured on the real network unless it is called local."
         )
+        if self.cut is not None and self.cut.cut:
+            about += f" {self.cut.sentence('Cut')}."
+        if self.order is not None:
+            about += f" {self.order}."
         lines = [] if self.standing.holds else [*wrapped(self.headline), ""]
         for said in (self.judged.sentence(), about, *self.notes, self.lam.sentence()):
             lines += [*wrapped(said), ""]
@@ -119,6 +128,8 @@ class Audit:
             "judged": asdict(self.judged) | {"verdict": self.verdict.name, "rank_reduced": self.reduced},
             "thresholds": {"rest": REST, "worth": WORTH, "waste": WASTE, "above": ABOVE, "used": USED},
             "lam": {"source": lam.source, "sentence": lam.sentence(), "by_layer": lam.values, **asdict(fit)},
+            "order": self.order,
+            "cut": None if self.cut is None else self.cut.describe(),
             "before": asdict(self.before),
             "after": asdict(self.after),
             "force": self.found.force,

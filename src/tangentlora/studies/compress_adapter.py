@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -100,6 +100,7 @@ def compress_adapter(
         require_folder(output_dir)
     if progress:
         print(opened.check.leaving("dev").told(), file=sys.stderr)
+    cut = opened.cut(progress=progress)
     found = compress_update(
         opened.network,
         opened.targets,
@@ -113,6 +114,7 @@ def compress_adapter(
         batch_size=batch_size,
         progress=progress,
     )
+    found = replace(found, cut=cut)
     if output_dir is None:
         return found, None
     written = _write(opened, found.factors, saved, fresh, output_dir / "adapter", batch_size)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tangentlora.blocks import Factors
+from tangentlora.models.lengths import Cut
 from tangentlora.report.columns import WIDTH, named
 from tangentlora.report.standing import describe_standing, failure
 from tangentlora.report.wording import accuracy, relative
@@ -55,7 +56,8 @@ class Compression:
 
     `rows` in order: no adapter; given; theorem 1, or by outputs, which is what the linearised problem says;
     polished (unless it was not asked for); and two truncations by weight energy, one at the same ranks and
-    one over all layers at no more parameters. `factors` are those of the row `chosen`.
+    one over all layers at no more parameters. `factors` are those of the row `chosen`; `cut` says of
+    each set what did not fit into the network.
     """
 
     factors: Factors
@@ -63,6 +65,7 @@ class Compression:
     constraints: int
     tolerance: float | None
     sizes: dict[str, int]
+    cut: dict[str, Cut] = field(default_factory=dict)
 
     def row(self, name: str) -> Row:
         """Return a row by its name."""
@@ -167,6 +170,7 @@ class Compression:
             "taking it off."
         )
         below = [note] if self.standing.holds else [note, self.message]
+        below += [f"{found.sentence(part)}." for part, found in self.cut.items() if found.cut]
         text = [textwrap.fill(sentence, WIDTH) for sentence in below]
         first = textwrap.fill(self.headline, WIDTH)
         return "\n".join([first, "", above, lines[0], rule, *lines[1:], "", *text])
@@ -179,6 +183,7 @@ class Compression:
             "theorem_count": self.theorem_count,
             "tolerance": self.tolerance,
             "examples": self.sizes,
+            "cut": {part: found.describe() for part, found in self.cut.items()},
             "message": self.message,
             "headline": self.headline,
             "real_network": describe_standing(self.standing),

@@ -27,6 +27,7 @@ from tangentlora.errors import InputError
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
 from tangentlora.models.fresh import Fresh, fresh_base
+from tangentlora.models.lengths import Cut, cut_of
 from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
@@ -34,6 +35,7 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
 from tangentlora.studies.bases import base_of
 from tangentlora.studies.label_order import in_head_order
+from tangentlora.studies.notes import tell_cut
 from tangentlora.studies.prepare import brought_by, load_task, load_with_head
 from tangentlora.studies.reopen import READOUTS
 from tangentlora.studies.settings import Settings
@@ -81,6 +83,17 @@ class Opened:
         """The loss that the data call for: cross-entropy of labels, or the likelihood of completions."""
         return Likelihood() if self.splits.task == COMPLETION else CrossEntropy()
 
+    def cut(self, *, progress: bool = False) -> dict[str, Cut]:
+        """Return what of the training and the test set does not fit; with `progress` say it on stderr too."""
+        cut = {}
+        for part, examples in self.splits.parts.items():
+            found = None if part == "dev" else cut_of(self.network.reader.encode(examples.inputs))
+            if found is not None:
+                cut[part] = found
+        if progress:
+            tell_cut(cut)
+        return cut
+
 
 @contextmanager
 def open_adapter(
@@ -98,6 +111,7 @@ def open_adapter(
     and `in_head_order`, and where neither the adapter nor `given` names a base model that is there.
     """
     adapter = read_adapter(path, revision=None)
+    _require_readable(adapter, given.get("readout"))
     recorded = _recorded(Path(path))
     lam = recorded.pop("lam", None)  # no setting: it may be 0, which the default solver refuses
     if given.get("data", recorded.get("data")) != recorded.get("data"):  # then its draws are not these data's
@@ -184,7 +198,7 @@ def open_any(
     extractor = getattr(processor, "feature_extractor", processor)
     rate = getattr(extractor, "sampling_rate", None)
     splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}), rate)
-    limit = int(given.get("max_length", Settings.max_length))
+    limit = given.get("max_length")
     if readout is None and splits.task == COMPLETION:
         readout = Completion(limit)
     elif readout is None:
@@ -194,6 +208,25 @@ def open_any(
         readout = ClassificationHead(outputs, modality=splits.train.modality, max_length=limit)
     with open_live(adapter, processor, readout, splits, adapter_name) as opened:
         yield opened
+
+
+_OTHER_TASKS = {
+    "TOKEN_CLS": "labels every token",
+    "QUESTION_ANS": "finds the answer to a question in a text",
+    "SEQ_2_SEQ_LM": "writes a text for a text",
+}
+"""Task types of PEFT whose outputs are not a few numbers per example."""
+
+
+def _require_readable(adapter: Adapter, readout: str | None) -> None:
+    """Refuse an adapter of a task that no readout stands for, unless it is to be read by another one."""
+    does = _OTHER_TASKS.get(adapter.task_type or "")
+    if does is not None and readout not in ("prompt", "prototypes"):
+        raise InputError(
+            f"got the adapter {adapter.name} of the task type {adapter.task_type}, which {does}, expected "
+            "one for classes of whole texts (SEQ_CLS) or for the next token (CAUSAL_LM): take such an "
+            "adapter, or ask for its effect on a prompt or on label prototypes by naming that readout"
+        )
 
 
 def _told(adapter: Adapter) -> dict[str, Any]:

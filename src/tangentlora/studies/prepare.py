@@ -18,6 +18,7 @@ from tangentlora.models.brought import Brought
 from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
+from tangentlora.models.lengths import Cut, cut_of
 from tangentlora.models.load import load_config, load_network, load_sampling_rate
 from tangentlora.models.native import is_causal, native_readout
 from tangentlora.models.network import Network
@@ -31,6 +32,7 @@ from tangentlora.problem.objective import Problem
 from tangentlora.studies.bases import base_of
 from tangentlora.studies.continued import Continued, continue_from
 from tangentlora.studies.label_order import count_outputs, holds_head, in_head_order
+from tangentlora.studies.notes import sentences
 from tangentlora.studies.plan import Plan
 from tangentlora.studies.planning import EncodedSet, plan_for
 from tangentlora.studies.settings import Settings
@@ -43,7 +45,8 @@ class Prepared:
     """What every trial on one problem shares; the network is linearised once.
 
     `plan` is what was expected of it before, and `check` what was seen of the data. `start` is where solvers
-    begin, and `saved` whole weights that belong to the adapter, both from an adapter to continue from.
+    begin, and `saved` whole weights that belong to the adapter, both from an adapter to continue from. `cut`
+    says of each set what did not fit into the network.
     """
 
     settings: Settings
@@ -58,6 +61,7 @@ class Prepared:
     dev: Tangent | None = None
     start: Factors | None = None
     saved: dict[str, Tensor] = field(default_factory=dict)
+    cut: dict[str, Cut] = field(default_factory=dict)
 
     @property
     def sets(self) -> dict[str, tuple[Tangent, Examples]]:
@@ -70,11 +74,11 @@ class Prepared:
 def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progress: bool = False) -> Prepared:
     """Load data and network, linearise the training and the test set, with `dev` that too; state the problem.
 
-    It checks the data and plans before it linearises; with `progress` both are told on stderr. Without `test`
-    the test set is left alone. Raises InputError where the
-    store cannot fit on the disk or the run in memory, for anything in the data, the network or the targets
-    that cannot be used, and for completions: their loss is linear in the outputs, so that the convex problem
-    has no minimiser, or 0.
+    It checks the data and plans before it linearises; with `progress` both are told on stderr, and what of
+    the examples does not fit into the network. Without `test` the test set is left alone. Raises InputError
+    where the store cannot fit on the disk or the run in memory, for anything in the data, the network or the
+    targets that cannot be used, and for completions: their loss is linear in the outputs, so that the convex
+    problem has no minimiser, or 0.
     """
     splits = load_task(settings)
     if splits.task == COMPLETION:
@@ -110,6 +114,7 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
         for part, examples in wanted.items()
         if examples
     }
+    cut = {part: found for part, each in sets.items() if (found := cut_of(each.features)) is not None}
     plan = plan_for(
         network,
         sets,
@@ -121,7 +126,7 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
         memory=settings.memory,
     )
     if progress:
-        print(check.told(), plan.text(), sep="\n", file=sys.stderr)
+        print(check.told(), *sentences(network, splits.task, cut), plan.text(), sep="\n", file=sys.stderr)
     plan.require()
 
     def tangent(part: str) -> Tangent | None:
@@ -166,6 +171,7 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
         dev=chosen_by,
         start=start,
         saved=begun.saved,
+        cut=cut,
     )
 
 

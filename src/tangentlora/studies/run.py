@@ -30,6 +30,7 @@ from tangentlora.studies.measure import (
     real_outputs,
     scores_of,
 )
+from tangentlora.studies.notes import order_note
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.studies.standing import standing_of
 from tangentlora.studies.trials import Trial
@@ -231,6 +232,8 @@ def describe(
             "n_train": len(prepared.splits.train),
             "n_test": len(test) if test is not None else 0,
             "check": prepared.check.describe(),
+            "order": order_note(prepared.network, prepared.splits.task),
+            "cut": {part: found.describe() for part, found in prepared.cut.items()},
         },
         "tangent": {
             "key": train.key,

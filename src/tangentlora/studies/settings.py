@@ -25,10 +25,11 @@ class Settings:
     """One fine-tuning problem and how it is solved; the names are those of the command line's options.
 
     All of `data` is for training unless it has test and dev parts, or `test_data`, `dev_data` or
-    `test_fraction` say otherwise. `memory` is what a run may take in bytes, None all that is available when
-    it begins. `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is
-    an adapter to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on
-    the real network; 0 solves the network linearised at W once.
+    `test_fraction` say otherwise. `max_length` is in tokens of a text, None all that the network and its
+    tokenizer take. `memory` is what a run may take in bytes, None all that is available when it begins.
+    `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
+    to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on the real
+    network; 0 solves the network linearised at W once.
 
     Raises InputError for sizes and memory below 1, a test fraction outside [0, 1) or beside test data, a
     tolerance that is not positive, an unknown initialisation or one beside `init_from`, a λ that is not at
@@ -55,7 +56,7 @@ class Settings:
     label_words: tuple[str, ...] = ()
     prototypes: tuple[str, ...] = ()
     head_init: Literal["probe", "checkpoint", "random"] = "probe"
-    max_length: int = 128
+    max_length: int | None = None
     target_modules: tuple[str, ...] = ("query", "value")
     layers: str = "last"
     batch_size: int = 32

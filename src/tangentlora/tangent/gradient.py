@@ -26,6 +26,7 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import Loss
 from tangentlora.progress import bar
 from tangentlora.tangent.linearize import require_passes
+from tangentlora.tangent.proof import prove_padding
 
 _CHUNK = 4096  # rows of x and g that are held in float32 at a time, where the network's type is coarser
 
@@ -60,12 +61,13 @@ def weight_gradients(
     (`find_targets` refuses those it knows of). The loss and the sums are in float32; the network's own
     passes are in its own type.
     Raises InputError for an empty set, labels that do not fit, a network in training mode, a target that is
-    never called, outputs that depend on no target, and numbers that are not finite.
+    never called, outputs that depend on no target, numbers that are not finite, and as `prove_padding`
+    does.
     """
     require_passes(network, inputs, targets, batch_size)
     features = network.reader.encode(inputs)
     found: dict[int, Tensor] = {}
-    total = 0.0
+    total, padded = 0.0, False
     with (
         bar(len(features), "differentiating", "example", progress) as shown,
         torch.enable_grad(),
@@ -81,6 +83,7 @@ def weight_gradients(
             labels = y[list(batch.index)].to(z.device)
             labels = labels.to(z.dtype) if labels.is_floating_point() else labels
             total += float(loss.value(z, labels).double().sum())
+            padded = padded or prove_padding(network, features, batch.index, z)
             taps.differentiate(outputs, loss.gradient(z, labels).to(outputs.dtype))
             found.update(zip(batch.index, z.cpu(), strict=True))
             shown.update(len(batch.index))

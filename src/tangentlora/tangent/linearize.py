@@ -24,7 +24,7 @@ from tangentlora.progress import bar
 from tangentlora.tangent.capture import capture
 from tangentlora.tangent.compress import TOLERANCE, compress_rows
 from tangentlora.tangent.jacobian import Jacobian, concatenate
-from tangentlora.tangent.proof import prove
+from tangentlora.tangent.proof import prove, prove_padding
 from tangentlora.tangent.shared_store import common_folder, is_stored, load_share
 from tangentlora.tangent.store import of_outputs
 from tangentlora.tangent.store_writer import ShardWriter, publish
@@ -161,7 +161,9 @@ class _Work:
 def _parts(
     work: _Work, features: Sequence[Features], batch_size: int, progress: bool, shared: bool
 ) -> Iterator[_Part]:
-    """Yield the parts batch by batch, this process's where they are `shared`; the first of all is proved.
+    """Yield the parts batch by batch, this process's where they are `shared`.
+
+    The first of all is proved, and the first that has padding is held against an example without.
 
     The processes tell each other how far they are as often as the one with fewest batches can, each when
     it has done that part of its own work: so none waits for another.
@@ -171,8 +173,11 @@ def _parts(
     total, rounds = sum(cost for _, cost in dealt[rank]), max(1, min(map(len, dealt)))
     tally, told, untold, spent = processes.Tally(shared), 0, 0, 0
     with bar(len(features), "linearising", "example", progress) as shown:
+        proved = False
         for number, (index, cost) in enumerate(dealt[rank]):
-            yield work.part(work.network.batch(features, index), number == rank == 0)
+            part = work.part(work.network.batch(features, index), number == rank == 0)
+            proved = proved or prove_padding(work.network, features, index, part.outputs)
+            yield part
             spent, untold = spent + cost, untold + len(index)
             while spent * rounds >= (told + 1) * total:
                 shown.update(tally.add(untold) - shown.n)

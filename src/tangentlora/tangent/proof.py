@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.errors import InputError
-from tangentlora.models.network import Batch, Network
+from tangentlora.models.network import Batch, Features, Network, length_of
 from tangentlora.models.targets import Target
 from tangentlora.tangent.capture import Capture, capture
 from tangentlora.tangent.centred import helmert
@@ -59,6 +59,32 @@ def prove(
                     f"among others, at a norm of {_norm(ours):.1e}, expected a network that treats examples "
                     "separately: choose other --target-modules or --batch-size 1"
                 )
+
+
+@torch.no_grad()
+def prove_padding(
+    network: Network, features: Sequence[Features], index: Sequence[int], outputs: Float[Tensor, "B K"]
+) -> bool:
+    """Run the shortest example of a batch without padding; its outputs must be those that it had with it.
+
+    `index` are the batch's examples and `outputs` theirs. Returns False, with nothing run, where none of the
+    batch was padded. Raises InputError where the outputs differ.
+    """
+    lengths = [length_of(features[i]) for i in index]
+    if min(lengths) == max(lengths):
+        return False
+    place = lengths.index(min(lengths))
+    alone = network.outputs(network.batch(features, (index[place],))).to(outputs)
+    error, scale = float((alone[0] - outputs[place]).abs().max()), float(outputs.abs().max())
+    dtype = next(network.module.parameters()).dtype
+    allowed = _COARSE if dtype in (torch.float16, torch.bfloat16) else _ALLOWED
+    if not error <= allowed * max(scale, 1e-6):
+        raise InputError(
+            f"got outputs of example {index[place]} that differ by {error:.1e} with and without padding, "
+            f"expected a network that leaves it out of account, which {type(network.module).__name__} does "
+            "not: use batch size 1"
+        )
+    return True
 
 
 def _norm(tensor: Tensor) -> float:
