@@ -31,15 +31,18 @@ def sets(prepared: Prepared) -> Sequence[LinearisedSet]:
 
 
 def test_each_variant_takes_its_solver() -> None:
-    settings = Settings(learning_rate=0.5, momentum=0.25, perturbation=0.1, freeze_a=True, seed=3)
+    settings = Settings(solver="sgd", learning_rate=0.5, momentum=0.25, perturbation=0.1, seed=3)
     assert solver_of(Cell("certified", None, LAM), settings) == Certified()
-    assert isinstance(solver_of(Cell("full", None, LAM), settings), Proximal)
+    assert solver_of(Cell("full", None, LAM), settings) == Proximal(seed=3)
+    assert solver_of(Cell("full-plain", None, LAM), settings) == Proximal(
+        seed=3, learning_rate=0.5, momentum=0.0
+    )
     plain = solver_of(Cell("lora", 4, LAM), settings)
     assert plain == Descent(rank=4, learning_rate=0.5, momentum=0.25, seed=3)
     assert solver_of(Cell("frozen-a", 4, LAM), settings) == replace(plain, freeze_a=True)
     assert solver_of(Cell("perturbed", 4, LAM), settings) == replace(plain, perturbation=0.1)
     assert solver_of(Cell("published", 4, LAM), settings) == replace(plain, published=True)
-    other = solver_of(Cell("lora", 4, LAM), replace(settings, solver="lbfgs"))
+    other = solver_of(Cell("lora", 4, LAM), Settings(solver="lbfgs"))
     assert isinstance(other, Descent)
     assert other.method == "lbfgs"
 

@@ -20,8 +20,6 @@ DESCENT = {
     "rank": 3,
     "epochs": 7,
     "learning_rate": 0.5,
-    "momentum": 0.1,
-    "minibatch_size": 4,
     "initialisation": "spectral",
     "freeze_a": True,
     "perturbation": 0.2,
@@ -30,11 +28,15 @@ DESCENT = {
 }
 
 
-@pytest.mark.parametrize("method", ["sgd", "adamw", "lbfgs"])
+OF_ONE = {"sgd": {"momentum": 0.1, "minibatch_size": 4}, "adamw": {"minibatch_size": 4}, "lbfgs": {}}
+
+
+@pytest.mark.parametrize("method", OF_ONE)
 def test_every_setting_of_descent_arrives(method: Any) -> None:
-    made = trial(Settings(solver=method, **DESCENT), "somewhere")
+    given = DESCENT | {"init_scale": 3.0} | OF_ONE[method]
+    made = trial(Settings(solver=method, **given), "somewhere")
     assert (made.name, made.folder, made.solver_name, made.rank) == ("LoRA r=3", "somewhere", method, 3)
-    expected = {"batch_size" if name == "minibatch_size" else name: value for name, value in DESCENT.items()}
+    expected = {"batch_size" if name == "minibatch_size" else name: value for name, value in given.items()}
     assert made.solver == Descent(method=method, **expected)
 
 
@@ -43,10 +45,12 @@ def test_the_defaults_of_settings_are_those_of_descent() -> None:
 
 
 def test_the_other_solvers_take_what_concerns_them() -> None:
-    full = trial(Settings(solver="proximal", **DESCENT))
+    given = {"epochs": 7, "learning_rate": 0.5, "tolerance": 1e-4, "seed": 11}
+    full = trial(Settings(solver="proximal", momentum=0.0, **given))
     assert (full.name, full.folder, full.rank) == ("full fine-tuning", ".", None)
-    assert full.solver == Proximal(epochs=7, tolerance=1e-4, seed=11)
-    certified = trial(Settings(solver="certified", **DESCENT))
+    assert full.solver == Proximal(epochs=7, tolerance=1e-4, seed=11, learning_rate=0.5, momentum=0.0)
+    assert trial(Settings(solver="proximal")).solver == Proximal()
+    certified = trial(Settings(solver="certified", tolerance=1e-4))
     assert (certified.name, certified.rank) == ("certified", None)
     assert certified.solver == Certified(tolerance=1e-4)
 
@@ -54,8 +58,8 @@ def test_the_other_solvers_take_what_concerns_them() -> None:
 def test_a_comparison_has_each_rank_full_training_and_the_optimum_as_its_main_answer() -> None:
     trials = comparison(Settings(epochs=5, solver="adamw"), (1, 4))
     assert [(t.name, t.folder, t.solver_name, t.rank) for t in trials] == [
-        ("LoRA r=1", "lora-r1", "sgd", 1),
-        ("LoRA r=4", "lora-r4", "sgd", 4),
+        ("LoRA r=1", "lora-r1", "adamw", 1),
+        ("LoRA r=4", "lora-r4", "adamw", 4),
         ("full fine-tuning", "full", "proximal", None),
         ("certified", ".", "certified", None),
     ]
@@ -83,6 +87,16 @@ def test_tangents_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, t
         ({"lam": -0.1}, "got λ = -0.1, expected a number of at least 0: give --lam a positive value"),
         ({"lam": math.nan}, "got λ = nan"),
         ({"lam": math.inf}, "got λ = inf"),
+        ({"rank": 0}, "got rank 0, expected at least 1: change --rank"),
+        ({"epochs": -3}, "got epochs -3, expected at least 1: change --epochs"),
+        ({"shots": 0}, "got shots 0, expected at least 1"),
+        ({"max_length": 0}, "got max length 0"),
+        ({"minibatch_size": 0}, "got minibatch size 0"),
+        ({"momentum": 1.0}, r"got momentum 1.0, expected a number in \[0, 1\)"),
+        ({"learning_rate": math.nan}, "got learning rate nan, expected auto or a positive number"),
+        ({"learning_rate": -1.0}, "got learning rate -1.0"),
+        ({"perturbation": -1.0}, "got perturbation -1.0"),
+        ({"init_scale": 0.0}, "got an initial scale of 0.0"),
     ],
     ids=str,
 )
@@ -94,7 +108,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 def test_an_unknown_initialisation_is_refused_where_no_types_are_checked() -> None:
     code = "import tangentlora.studies.settings as s; s.Settings(initialisation='golden')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    message = "got the initialisation 'golden', expected one of paper, spectral: change --initialisation"
+    message = "got the initialisation 'golden', expected one of paper, spectral, peft: change"
     assert message in done.stderr
 
 

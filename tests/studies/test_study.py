@@ -46,12 +46,7 @@ def test_the_papers_studies_and_all_other_tasks_are_shipped() -> None:
 def test_the_rate_is_that_of_table_1_for_the_mean_over_32_examples(name: str, rate: float) -> None:
     settings = plan(load_study(name)).cases[0].settings
     assert settings.learning_rate == pytest.approx(32 * rate)
-    assert (settings.momentum, settings.minibatch_size, settings.lam, settings.epochs) == (
-        0.0,
-        32,
-        0.01,
-        1000,
-    )
+    assert (settings.momentum, settings.lam, settings.epochs) == (0.0, 0.01, 1000)
     assert (settings.shots, settings.layers, settings.target_modules) == (16, "last", ("query", "value"))
 
 
@@ -112,7 +107,30 @@ def test_a_study_of_ones_own(tmp_path: Path) -> None:
         4,
         (2, 3),
     )
-    assert case.settings == replace(Settings(), data="mine.csv", shots=4, data_seed=1, seed=1, lam=0.01)
+    assert case.settings == replace(
+        Settings(), solver="sgd", data="mine.csv", shots=4, data_seed=1, seed=1, lam=0.01
+    )
+
+
+def test_a_later_choice_ends_the_say_of_what_was_said_before_it() -> None:
+    case = plan(load_study("sst2"), settings={"solver": "lbfgs"}).cases[0]
+    assert (case.settings.solver, case.settings.momentum) == ("lbfgs", None)
+    assert case.settings.learning_rate == 0.016
+    alone = plan(load_study("sst2"), grid={"variants": ("certified",)}).cases[0]
+    assert (alone.settings.epochs, alone.settings.learning_rate) == (Settings.epochs, "auto")
+    with pytest.raises(InputError, match="in what is given here: got a momentum with the solver adamw"):
+        plan(load_study("sst2"), settings={"solver": "adamw", "momentum": 0.5})
+    with pytest.raises(InputError, match=r"got epochs in what is given here, .* with the variants certified"):
+        plan(load_study("sst2"), settings={"epochs": 5}, grid={"variants": ("certified",)})
+
+
+def test_no_shipped_study_takes_minibatches_unasked() -> None:
+    for name in study_names():
+        assert all(case.settings.minibatch_size is None for case in plan(load_study(name)).cases)
+
+
+SETTINGS = "title: A\nabout: B\nsettings: "
+GRID = "title: A\nabout: B\ngrid: "
 
 
 @pytest.mark.parametrize(
@@ -124,6 +142,26 @@ def test_a_study_of_ones_own(tmp_path: Path) -> None:
         ("title: A\nabout: B\nsettings: {epoch: 3}\n", "got epoch in the settings"),
         ("title: A\nabout: B\ngrid: {rank: [1]}\n", "got rank in the grid"),
         ("title: A\nabout: B\nmade: clouds\n", "got made: 'clouds'"),
+        ("title: A\nabout: B\nmembers: [nlp]\n", "got the members nlp in the study mine, which have members"),
+        ("title: A\nabout: B\nsizes: {ci: {setings: {}}}\n", "got setings in the size ci of"),
+        ("title: A\nabout: B\nsizes: {ci: 3}\n", "got 3 in the size ci of"),
+        (SETTINGS + "{lam: 0.1}\n", "got lam in the settings of the study mine"),
+        (SETTINGS + "{rank: 4}\n", "which a study does not read, expected ranks in the grid"),
+        (SETTINGS + "{outer: 4}\n", "got outer in the settings of the study mine"),
+        (SETTINGS + "{solver: certified}\n", "got the solver certified in the study mine"),
+        (SETTINGS + "{solver: adamw, momentum: 0.5}\n", "in the study mine: got a momentum with the solver"),
+        (SETTINGS + "{minibatch_size: 8, solver: lbfgs}\n", "got a minibatch size with the solver lbfgs"),
+        (SETTINGS + "{readout: head, template: '{text} {mask}'}\n", "got a template with the readout head"),
+        (SETTINGS + "{perturbation: 0.1}\n", "got perturbation in the study mine, which has no say with"),
+        (SETTINGS + "{epochs: many}\n", "got epochs: 'many' in the settings of the study mine"),
+        (SETTINGS + "{learning_rate: 1e-3}\n", "expected a number such as 0.001"),
+        (SETTINGS + "[1]\n", "got settings: [1] in the study mine, expected names with values"),
+        ("title: A\nabout: B\ngrid: {seeds: 13}\n", "got seeds: 13 in the grid of the study mine"),
+        (GRID + "{side_ranks: [2], variants: [lora]}\n", "got side_ranks in the study mine"),
+        (GRID + "{dev_lams: [2.0], variants: [lora]}\n", "got dev_lams in the study mine"),
+        (GRID + "{ranks: [2], variants: [certified]}\n", "got ranks in the study mine"),
+        (GRID + "{real: [lora], variants: [certified]}\n", "got real: lora in the study mine"),
+        (GRID + "{variants: [perturbed]}\n", "got the variant perturbed with a perturbation of 0"),
         ("title: A\nabout: B\nmembers: [nothing]\n", "got the study 'nothing'"),
     ],
 )

@@ -13,8 +13,8 @@ from tangentlora.adapters.adapter import Adapter, LoraLayer, as_layer, require_l
 from tangentlora.adapters.config import Settings, rank_and_scaling, read_settings, require_plain
 from tangentlora.adapters.write import CONFIG, PREFIX, WEIGHTS
 from tangentlora.errors import InputError
+from tangentlora.places import adapter_folder
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _FILES = [
     CONFIG,
     WEIGHTS,
@@ -84,20 +84,9 @@ def described(
 
 def _located(name: str, revision: str | None) -> Path:
     """Return the folder with the adapter's files, downloaded or from the cache for a hub id."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = adapter_folder(name)
+    if folder is not None:
         return folder
-    if not folder.exists() and (below := re.fullmatch(rf"({_HUB_ID.pattern})/.+", name, re.ASCII)):
-        raise InputError(
-            f"got the adapter {name!r}, which is no folder here, expected one with {CONFIG} or a hub id of "
-            f"two parts; if it is a folder of the hub's {below[1]}, download that (hf download {below[1]}) "
-            "and give the folder in it."
-        )
-    if folder.exists() or not _HUB_ID.fullmatch(name):
-        raise InputError(
-            f"got the adapter {name!r}, which is no folder here, expected one with {CONFIG} or a hub id such "
-            "as owner/name; correct the path."
-        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

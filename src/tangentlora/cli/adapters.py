@@ -14,6 +14,11 @@ def audit(options: argparse.Namespace) -> Result:
 
     given = given_for(Settings, options)
     given.pop("lam", None)  # here it is the audit's and no problem's: 0 is allowed
+    from tangentlora.studies.early import require_adapter
+    from tangentlora.studies.limits import require_lam
+
+    require_lam(options.lam, options.weight_decay)
+    require_adapter(options.adapter, given)
     from tangentlora.studies.audit import audit_opened
     from tangentlora.studies.opened import open_adapter
 

@@ -7,6 +7,7 @@ import textwrap
 
 from tangentlora.cli.result import Result
 from tangentlora.options import given_for
+from tangentlora.places import require_writable
 
 
 def compress(options: argparse.Namespace) -> Result:
@@ -15,6 +16,12 @@ def compress(options: argparse.Namespace) -> Result:
 
     own = {"rank", "tolerance"}  # which here are the compression's and not the problem's
     given = {name: value for name, value in given_for(Settings, options).items() if name not in own}
+    from tangentlora.studies.early import require_adapter
+    from tangentlora.studies.limits import check_compression
+
+    check_compression(options.rank, options.tolerance)
+    require_adapter(options.adapter, given)
+    require_writable(options.output_dir)
     from tangentlora.studies.compress_adapter import compress_adapter
     from tangentlora.studies.opened import open_adapter
 

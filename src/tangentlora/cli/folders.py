@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 from tangentlora.cli.result import Result
+from tangentlora.places import require_run
 
 
 def verify(options: argparse.Namespace) -> Result:
     """Check a certificate anew; no where it is rejected, with --strict also where it certifies nothing."""
     from dataclasses import asdict
 
+    require_run(options.folder, part=True)
     from tangentlora.theory.verify import verify
 
     result = verify(options.folder, options.store)
@@ -20,6 +22,7 @@ def verify(options: argparse.Namespace) -> Result:
 
 def report(options: argparse.Namespace) -> Result:
     """Write figures, page and model card again."""
+    require_run(options.folder)
     from tangentlora.report import RunFolder, write_card, write_report
 
     path = write_report(RunFolder(options.folder))

@@ -6,14 +6,18 @@ import argparse
 
 from tangentlora.cli.result import Result
 from tangentlora.options import settings_of
+from tangentlora.places import require_run, require_writable
 
 
 def advise(options: argparse.Namespace) -> Result:
     """Say which rank the data need; no with --strict where no run reached the optimum."""
-    settings = settings_of(options)
-    from tangentlora.studies.advise import RANKS, advise
+    from tangentlora.studies.limits import require_ranks
 
-    advice = advise(settings, tuple(options.ranks or RANKS), progress=not options.quiet)
+    require_ranks(options.ranks)
+    settings = settings_of(options, "lbfgs")
+    from tangentlora.studies.advise import advise
+
+    advice = advise(settings, tuple(options.ranks), progress=not options.quiet)
     return Result(advice.describe(), advice.table(), options.strict and advice.rank is None)
 
 
@@ -22,7 +26,11 @@ def path(options: argparse.Namespace) -> Result:
 
     The chosen answer fails where it does not hold on the real network.
     """
+    from tangentlora.studies.limits import check_path
+
+    check_path(options.points, options.fraction, options.folds)
     settings = settings_of(options)
+    require_writable(options.output_dir)
     from tangentlora.report.columns import wrapped
     from tangentlora.report.path_record import LambdaPath
     from tangentlora.studies.path_folder import write_path
@@ -44,6 +52,7 @@ def path(options: argparse.Namespace) -> Result:
 
 def examine(options: argparse.Namespace) -> Result:
     """Say what the theorems say of a run; no with --strict unless it holds on the real network."""
+    require_run(options.folder)
     from tangentlora.studies.examine import examine
 
     examination = examine(
@@ -58,6 +67,9 @@ def examine(options: argparse.Namespace) -> Result:
 
 def landscape(options: argparse.Namespace) -> Result:
     """Survey where runs come to rest; no with --strict where one speaks against Theorem 2."""
+    from tangentlora.studies.limits import check_survey
+
+    check_survey(options.ranks, options.size, options.repeats)
     settings = settings_of(options)
     from tangentlora.studies.landscape_study import landscape_of
 

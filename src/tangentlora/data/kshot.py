@@ -25,9 +25,9 @@ def find_setting(folder: Path, task: Task | None, shots: int | None, seed: int) 
     seed the one with the fewest shots that suffice for `shots` (None: 16) is taken. Raises InputError when
     the root is given without a task it holds, or no folder has the seed and enough shots.
     """
-    if _SETTING.fullmatch(_real(folder).name) and part_files(folder):
+    if setting_of(folder) and part_files(folder):
         return folder
-    if settings := _settings(folder):
+    if settings := settings_in(folder):
         least = shots or PUBLISHED_SHOTS
         fitting = [(k, path) for (k, s), path in settings.items() if s == seed and k >= least]
         if not fitting:
@@ -36,7 +36,7 @@ def find_setting(folder: Path, task: Task | None, shots: int | None, seed: int) 
                 f"{', '.join(path.name for path in settings.values())}: choose a seed and shots among these"
             )
         return min(fitting)[1]
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and _settings(path))
+    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir() and settings_in(path))
     if not tasks:
         return None
     if task is None or task.folder not in tasks:
@@ -63,6 +63,13 @@ def _real(folder: Path) -> Path:
     return Path(os.path.abspath(folder))
 
 
-def _settings(folder: Path) -> dict[tuple[int, int], Path]:
+def setting_of(folder: Path) -> tuple[int, int] | None:
+    """Return the shots and the seed that a folder's name SHOTS-SEED tells, None for another name."""
+    match = _SETTING.fullmatch(_real(folder).name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def settings_in(folder: Path) -> dict[tuple[int, int], Path]:
+    """Return the folders SHOTS-SEED in a folder, by shots and seed."""
     found = {path: match for path in sorted(folder.iterdir()) if (match := _SETTING.fullmatch(path.name))}
     return {(int(match[1]), int(match[2])): path for path, match in found.items() if path.is_dir()}

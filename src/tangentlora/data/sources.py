@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tangentlora.belongs import refuse_unused
 from tangentlora.data import folders, hub, kshot
 from tangentlora.data.classification import Task
 from tangentlora.data.collection import Collection, collect_tables
 from tangentlora.data.columns import Wanted
 from tangentlora.data.drawing import Draw, draw_splits
 from tangentlora.data.examples import Examples, Splits
-from tangentlora.data.tables import TABLE_SUFFIXES, read_table
+from tangentlora.data.kinds import kind_of
+from tangentlora.data.tables import read_table
 from tangentlora.data.tasks import TASKS, task as known_task
 from tangentlora.errors import InputError
 
@@ -65,9 +67,10 @@ def load_splits(
     42. Recordings are resampled to `sampling_rate` hertz. :func:`tangentlora.data.check_data` tells what was
     done.
 
-    Raises InputError, in one sentence with the remedy, for all that cannot be used: what is missing, empty or
-    undecodable, ragged rows, labels that are not the task's or no classes, columns of texts that would be
-    lost, fewer examples than shots, one class only, one row per class, a class without a training row.
+    Raises InputError, in one sentence with the remedy, for all that cannot be used: arguments that have no
+    say with such a source, what is missing, empty or undecodable, ragged rows, labels that are not the
+    task's or no classes, columns of texts that would be lost, fewer examples than shots, one class only, one
+    row per class, a class without a training row.
     """
     chosen = known_task(task) if isinstance(task, str) else task
     wanted = Wanted(chosen, _named_columns(text_column, chosen, label_column), label_column)
@@ -113,7 +116,18 @@ class _Opened:
 
     def open(self, source: str, wanted: Wanted) -> tuple[str, Collection]:
         """Return the source's name as it was found, and what it holds."""
-        path = Path(os.path.expanduser(source))
+        path, kind = Path(os.path.expanduser(source)), kind_of(source)
+        named = {
+            "text_column": wanted.text,
+            "label_column": wanted.label,
+            "label_pattern": self.label_pattern,
+        }
+        refuse_unused([name for name, value in named.items() if value is not None], {"data": kind})
+        if self.revision is not None and kind != "a hub data set":
+            raise InputError(
+                f"got the revision {self.revision!r} of {source}, which is {kind}, expected one with a hub "
+                "id alone: leave it out"
+            )
         if source == "support":
             wanted = replace(wanted, task=wanted.task or TASKS["support"])
             table = read_table(Path(__file__).with_name("support.csv"))
@@ -123,12 +137,7 @@ class _Opened:
             return source, collect_tables({"train": read_table(path)}, wanted, headerless)
         if source and path.is_dir():
             return self._open_folder(path, wanted)
-        if hub.is_hub_id(source) and path.suffix.lower() not in TABLE_SUFFIXES:
-            return source, hub.open_hub(source, wanted, self.revision, self.sampling_rate)
-        raise InputError(
-            f"there is no file or folder {source!r}; expected one, `support`, or a hub id owner/name: "
-            f"correct the path"
-        )
+        return source, hub.open_hub(source, wanted, self.revision, self.sampling_rate)
 
     def open_part(self, source: str, part: str, wanted: Wanted) -> tuple[Examples, Collection]:
         """Return the rows of a further source, whole: its only part, or the one of this name."""

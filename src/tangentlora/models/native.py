@@ -7,16 +7,16 @@ from typing import Literal
 from tangentlora.errors import InputError
 from tangentlora.models.architecture import READ_OTHERWISE, is_of_another_task, saved_as
 from tangentlora.models.load import load_config
+from tangentlora.places import readout_for
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def native_readout(model: str, revision: str | None = None) -> Literal["prompt", "prototypes", "head"]:
-    """Return the readout that a text checkpoint was trained for.
+    """Return the readout that a text checkpoint was trained for, as `readout_for` says.
 
-    A masked or a causal language model is read by a prompt, a bare encoder (as sentence encoders are saved)
-    by prototypes, and everything else by its classification head. Raises InputError where there is no such
-    model, and for one of another task: to label tokens, answer questions, choose or write texts.
+    Raises InputError where there is no such model, and for one of another task: to label tokens, answer
+    questions, choose or write texts.
     """
     name = saved_as(load_config(model, revision))
     if is_of_another_task(name):
@@ -24,10 +24,7 @@ def native_readout(model: str, revision: str | None = None) -> Literal["prompt",
             f"got {model!r}, a checkpoint of {name}, expected one that classifies or embeds whole texts or "
             f"predicts words; {READ_OTHERWISE}, and name the readout."
         )
-    if name.endswith(("ForMaskedLM", *_CAUSAL)):
-        return "prompt"
-    # GPT2DoubleHeadsModel and its like end in Model too, and have heads of their own
-    return "prototypes" if name.endswith("Model") and "Head" not in name else "head"
+    return readout_for(name)
 
 
 def is_causal(model: str, revision: str | None = None) -> bool:

@@ -30,4 +30,4 @@ def add_audit(verbs: Any) -> None:
         action="store_false",
         help="leave the local convex problem out, which takes K-1 backward passes over the data, twice",
     )
-    add_adapter_options(parser)
+    add_adapter_options(parser, held_out=False)

@@ -44,17 +44,24 @@ def add_fit(verbs: Any) -> None:
         choices=("sgd", "adamw", "lbfgs", "proximal", "certified"),
         help="LoRA by sgd, adamw or lbfgs, full fine-tuning by proximal, or certified, the optimum (default)",
     )
-    group.add_argument("--rank", type=int, help="LoRA rank r (default: 8)")
+    group.add_argument(
+        "--rank",
+        type=int,
+        help="LoRA rank r, with sgd, adamw or lbfgs (default: 8); the other solvers find theirs",
+    )
     group.add_argument("--lora-alpha", type=float, help="with --weight-decay w: λ = w·r/alpha")
     group.add_argument(
         "--weight-decay", type=float, help="w of the penalty w/2 (‖A‖² + ‖B‖²), instead of --lam"
     )
-    add_descent_options(group)
-    group.add_argument("--freeze-a", action="store_true", default=None, help="train B alone")
+    add_descent_options(group, full=True)
+    group.add_argument(
+        "--freeze-a", action="store_true", default=None, help="train B alone; with sgd, adamw or lbfgs"
+    )
     group.add_argument(
         "--init-from",
         metavar="ADAPTER",
-        help="continue from a PEFT adapter: its layers, its factors, by default its base model and rank",
+        help="continue from a PEFT adapter: its layers (so leave out --target-modules and --layers), its "
+        "factors, by default its base model and rank",
     )
     group.add_argument(
         "--outer",
@@ -91,11 +98,14 @@ def add_reproduce(verbs: Any) -> None:
         "--variants",
         nargs="+",
         metavar="VARIANT",
-        help="certified, lora, full, published, frozen-a, perturbed, or the baselines zero-shot, "
-        "logistic-regression, peft-lora",
+        help="certified, lora, full (accelerated), full-plain (proximal steps at the learning rate), "
+        "published, frozen-a, perturbed, or the baselines zero-shot, logistic-regression, peft-lora",
     )
     group.add_argument(
-        "--real", nargs="*", metavar="VARIANT", help="those whose real network is evaluated as well"
+        "--real",
+        nargs="*",
+        metavar="VARIANT",
+        help="those of the variants whose real network is evaluated as well",
     )
     group.add_argument("--within", type=float, help="distance to the optimum that counts as arrived")
     add_network_options(parser)

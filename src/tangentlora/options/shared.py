@@ -30,10 +30,10 @@ def add_lam_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lam", type=float, help="λ of the nuclear norm (default: 0.1)")
 
 
-def add_problem_options(parser: argparse.ArgumentParser) -> None:
+def add_problem_options(parser: argparse.ArgumentParser, *, held_out: bool = True) -> None:
     """Add everything that states a problem but λ: network, data, readout, seeds, tolerance."""
     add_network_options(parser)
-    add_data_options(parser).add_argument(
+    add_data_options(parser, held_out=held_out).add_argument(
         "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
     )
     add_readout_options(parser)
@@ -41,21 +41,31 @@ def add_problem_options(parser: argparse.ArgumentParser) -> None:
     add_rest_options(parser)
 
 
-def add_descent_options(group: Any) -> None:
-    """Add what belongs to LoRA's training, apart from solver and rank."""
+def add_descent_options(group: Any, *, full: bool = False) -> None:
+    """Add what belongs to LoRA's training, apart from solver and rank; `full`: and to full fine-tuning."""
     group.add_argument(
         "--initialisation",
-        choices=("paper", "spectral"),
-        help="of the factors: paper, A random and B = 0 (default), or spectral, at the escape from δ = 0",
+        choices=("paper", "peft", "spectral"),
+        help="of LoRA's factors: B = 0 and A random as in the paper (default) or as in PEFT, or spectral, at "
+        "the escape from δ = 0",
+    )
+    group.add_argument(
+        "--init-scale",
+        type=float,
+        help="times what is drawn of A (default: 1, a standard deviation of 1/(√r·n), in PEFT 1/√(3n))",
     )
     group.add_argument("--epochs", type=int, help="most passes over the examples (default: 1000)")
     group.add_argument(
         "--learning-rate",
         type=_learning_rate,
-        help="of the mean loss (default: auto, chosen from the curvature and halved as needed)",
+        help="of the mean loss, kept as it is (default: auto, chosen from the curvature, and "
+        "lowered where the objective would rise above its start)",
     )
-    group.add_argument("--momentum", type=float, help="of sgd (default: 0.9; the paper's is 0)")
-    group.add_argument("--minibatch-size", type=int, help="examples per step, in order (default: all)")
+    also = "; of proximal: 0 is plain proximal gradient (default: FISTA's, which grows)" if full else ""
+    group.add_argument("--momentum", type=float, help=f"of sgd (default: 0.9; the paper's is 0){also}")
+    group.add_argument(
+        "--minibatch-size", type=int, help="examples per step of sgd or adamw, in order (default: all)"
+    )
     group.add_argument("--perturbation", type=float, help="‖Π‖₂ of the random perturbation (default: 0)")
 
 
@@ -76,12 +86,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--layers", help="last (default), all, or indices such as 0,5")
 
 
-def add_adapter_options(parser: argparse.ArgumentParser) -> None:
+def add_adapter_options(parser: argparse.ArgumentParser, *, held_out: bool = True) -> None:
     """Add the adapter and what opens it, of any origin: its network, its data and its readout."""
     parser.add_argument("adapter", metavar="ADAPTER", help="PEFT LoRA adapter: a folder or a hub id")
     model = parser.add_argument_group("network", "Which matrices are adapted is told by the adapter.")
     _add_network(model, "the adapter's base model")
-    add_data_options(parser, default="that of the run beside the adapter").add_argument(
+    add_data_options(parser, "that of the run beside the adapter", held_out=held_out).add_argument(
         "--data-seed", type=int, help="of the draw, and of the k-shot folder (default: 13)"
     )
     add_readout_options(parser)
@@ -91,14 +101,16 @@ def _add_network(group: Any, default: str) -> None:
     group.add_argument(
         "--model", help=f"hub id, folder, or minilm: the packaged weights (default: {default})"
     )
-    group.add_argument("--revision", help="branch, tag or commit of a hub id")
+    group.add_argument("--revision", help="branch, tag or commit; only of a hub id")
     group.add_argument("--dtype", help="of the network: float32 (default), float64 or bfloat16")
     group.add_argument("--device", help="cpu (default), cuda, cuda:1, …")
     group.add_argument("--batch-size", type=int, help="examples per forward pass (default: 32)")
 
 
-def add_data_options(parser: argparse.ArgumentParser, default: str = "support") -> Any:
-    """Add the data and how many of them; return the group."""
+def add_data_options(
+    parser: argparse.ArgumentParser, default: str = "support", *, held_out: bool = True
+) -> Any:
+    """Add the data and how many of them, `held_out` ones too; return the group."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
@@ -111,24 +123,27 @@ def add_data_options(parser: argparse.ArgumentParser, default: str = "support") 
         nargs="+",
         action="extend",
         metavar="COLUMN",
-        help="where the data has unusual names; two for a pair of texts",
+        help="of a table or hub data set with unusual names; two for a pair of texts",
     )
-    data.add_argument("--label-column", help="where the data has unusual names")
+    data.add_argument("--label-column", help="of a table or hub data set with unusual names")
     data.add_argument(
-        "--label-pattern", help="regular expression whose first group is the label in a file's name"
+        "--label-pattern",
+        help="of images or recordings: regular expression whose first group is the label in a file's name",
     )
     data.add_argument(
         "--shots", type=int, help="training examples per label to draw, and as many for the dev set"
     )
-    data.add_argument(
-        "--test-data",
-        help="held-out rows: a file, folder or hub id (default: the data's own, if any)",
-    )
-    data.add_argument("--dev-data", help="rows to choose by, likewise")
+    if held_out:
+        data.add_argument(
+            "--test-data",
+            help="held-out rows: a file, folder or hub id (default: the data's own, if any)",
+        )
+        data.add_argument("--dev-data", help="rows to choose by, likewise")
     data.add_argument(
         "--test-fraction", type=float, help="share of every label to hold out (default: 0, all rows train)"
     )
-    data.add_argument("--test-limit", type=int, help="most held-out examples (default: 1000)")
+    if held_out:
+        data.add_argument("--test-limit", type=int, help="most held-out examples (default: 1000)")
     return data
 
 
@@ -140,12 +155,14 @@ def add_readout_options(parser: argparse.ArgumentParser) -> None:
         "--template",
         help="of the prompt: '{text} It was {mask}.', or '{text}? {mask}, {text2:lower_first}' for a pair",
     )
-    readout.add_argument("--label-words", nargs="+", metavar="WORD", help="one per label, for the prompt")
+    readout.add_argument("--label-words", nargs="+", metavar="WORD", help="of the prompt: one per label")
     readout.add_argument(
-        "--prototypes", nargs="+", metavar="SENTENCE", help="one per label, for a sentence encoder"
+        "--prototypes", nargs="+", metavar="SENTENCE", help="of a sentence encoder: one per label"
     )
     readout.add_argument(
-        "--head-init", choices=("probe", "checkpoint", "random"), help="of a head (default: probe)"
+        "--head-init",
+        choices=("probe", "checkpoint", "random"),
+        help="of a head: its weights (default: probe, a linear probe fitted to the data)",
     )
     readout.add_argument(
         "--max-length", type=int, help="tokens per text (default: all that the network takes)"

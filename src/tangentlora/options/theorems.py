@@ -20,11 +20,16 @@ PARTS = ("stationarity", "regime", "bounds", "rate")
 def add_advise(verbs: Any) -> None:
     """Add `advise`: which rank do these data need?"""
     parser = add_verb(verbs, "advise", "say which LoRA rank the data need, rule by rule and run by run")
-    add_problem_options(parser)
+    add_problem_options(parser, held_out=False)
     add_lam_option(parser)
     group = parser.add_argument_group("runs")
     group.add_argument(
-        "--ranks", nargs="+", type=int, metavar="RANK", help="those to train (default: 1 2 4 8 16)"
+        "--ranks",
+        nargs="+",
+        type=int,
+        metavar="RANK",
+        default=[1, 2, 4, 8, 16],
+        help="those to train (default: 1 2 4 8 16)",
     )
     group.add_argument("--solver", choices=("sgd", "adamw", "lbfgs"), help="of the runs (default: lbfgs)")
     add_descent_options(group)
@@ -42,7 +47,7 @@ def add_path(verbs: Any) -> None:
         "--fraction", type=float, default=1e-3, help="the last λ over the first (default: 1e-3)"
     )
     group.add_argument(
-        "--folds", type=int, default=5, help="of cross-validation, where there is no dev set (default: 5)"
+        "--folds", type=int, help="of cross-validation, which is for data without a dev set (default: 5)"
     )
     parser.add_argument(
         "--strict",
@@ -70,7 +75,7 @@ def add_landscape(verbs: Any) -> None:
     parser = add_verb(
         verbs, "landscape", "train from many starts with a random Π and classify where each run rests"
     )
-    add_problem_options(parser)
+    add_problem_options(parser, held_out=False)
     add_lam_option(parser)
     group = parser.add_argument_group("runs")
     group.add_argument(

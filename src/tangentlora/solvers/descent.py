@@ -22,14 +22,22 @@ from tangentlora.progress import bar
 from tangentlora.solvers.factored import Evaluation, FactoredObjective, Stacked, perturbation, stack
 from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
-from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
+from tangentlora.solvers.solution import (
+    Monitor,
+    Record,
+    Solution,
+    Solver,
+    Status,
+    changes,
+    ended,
+    measured,
+)
 from tangentlora.solvers.spectral_start import spectral_start
-from tangentlora.solvers.starts import escaping_start, given_start, paper_start
+from tangentlora.solvers.starts import escaping_start, given_start, paper_start, peft_start
 from tangentlora.tangent.span import Span, whole, widen
 
-# A rise of the objective, relative to its start, at which a chosen rate is taken back, and at which a
-# given one counts as growing without bound
-_TOO_FAR, _UNBOUNDED = 2.0, 1e6
+# The objective, relative to its start or 1, at which a given rate counts as growing without bound
+_UNBOUNDED = 1e6
 
 # ‖∇F‖ relative to ‖(u, v)‖ at which a run stands still: F is then flat to its last digits
 _STILL = 1e-8
@@ -44,14 +52,16 @@ class Descent(Solver):
 
     `initialisation="spectral"` starts at the escape from δ = 0 instead: up to r leading singular pairs of
     each M_t(0) that exceed λ, with a step by line search; columns that are left start as the paper's.
-    `learning_rate` None chooses one. For SGD it is 1/sharpness at the spectral start, halved when the
-    objective rises and quartered, back at the last logged epoch, when it exceeds twice its start; 1e-3
-    for AdamW; 1 with a line search for L-BFGS. The examples are taken in their order, in minibatches of
-    `batch_size`. `method="adamw"` keeps the penalty in the objective, since decoupled decay is a
-    different penalty. `freeze_a` trains u alone. `perturbation` ε adds Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ with random
-    Π_t ⪰ 0, ‖Π_t‖₂ = ε. `published` imitates the authors' loop, in which weight decay has no effect: the
-    steps see λ = 0, and F and its gap are logged with the problem's λ. The run ends early once the gap is
-    within `tolerance` or nothing moves; L-BFGS counts the passes of its line search as epochs.
+    `initialisation="peft"` draws A as PEFT does, uniform with standard deviation 1/√(3n). `init_scale`
+    multiplies what is drawn of A. `learning_rate` None chooses one. For SGD it is 1/sharpness at the spectral
+    start, halved when the objective rises, and, back at the last logged epoch, when it exceeds its start
+    (with minibatches, twice its start); 1e-3 for AdamW; 1 with a line search for L-BFGS. The examples
+    are taken in their order, in minibatches of `batch_size`; the objective that is logged is always that of
+    all of them. `method="adamw"` keeps the penalty in the objective, since decoupled decay is a different
+    penalty. `freeze_a` trains u alone. `perturbation` ε adds Σ_t ⟨Π_t, Q_tQ_tᵀ⟩ with random Π_t ⪰ 0, ‖Π_t‖₂ =
+    ε. `published` imitates the authors' loop, in which weight decay has no effect: the steps see λ = 0, and F
+    and its gap are logged with the problem's λ. The run ends early once the gap is within `tolerance` or
+    nothing moves; L-BFGS counts the passes of its line search as epochs.
     """
 
     rank: int = 8
@@ -63,9 +73,22 @@ class Descent(Solver):
     freeze_a: bool = False
     perturbation: float = 0.0
     published: bool = False
-    initialisation: Literal["paper", "spectral"] = "paper"
+    initialisation: Literal["paper", "spectral", "peft"] = "paper"
     seed: int = 0
     tolerance: float = 1e-6
+    init_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method != "sgd" and self.momentum != type(self).momentum:
+            raise InputError(
+                f"got momentum {self.momentum} for {self.method}, where it has no say, expected it only with "
+                "sgd: leave it out, or change the method"
+            )
+        if not 0 < self.init_scale < math.inf:
+            raise InputError(
+                f"got an initial scale of {self.init_scale}, expected a positive number, 1 for A as it is "
+                "drawn: change it"
+            )
 
     def check(self, problem: Problem) -> None:
         """Raise InputError for a rank outside 1..min(m,n) or settings out of range."""
@@ -104,10 +127,14 @@ class Descent(Solver):
     ) -> Solution:
         """Return the trained factors; raises InputError as `check` does.
 
-        The columns of a `start` come first, as they are, and the paper's start fills up the rank. Raises
-        InputError where it has more columns than that.
+        The columns of a `start` come first, as they are, and what is drawn of A fills up the rank. Raises
+        InputError where it has more columns than that, and beside a spectral start.
         """
         self.check(problem)
+        if start is not None and self.initialisation == "spectral":
+            raise InputError(
+                "got a start and the spectral initialisation, expected one of them: leave one out"
+            )
         with fitting_threads(problem.contrasted.jacobian):
             return self._train(problem, monitor, progress, start)
 
@@ -126,10 +153,13 @@ class Descent(Solver):
         step = StepSize(
             self._optimizer(stacked, trained), adaptive=self.learning_rate is None and self.method == "sgd"
         )
-        value = complete.evaluate(factors).value
-        limit = (_TOO_FAR if step.adaptive else _UNBOUNDED) * max(1.0, value)
+        value, batched = complete.value(factors), len(batches) > 1
+        far = 2.0 * max(1.0, value)
+        above = far if batched else value + 1e-9 * max(1.0, value)
+        limit = above if step.adaptive else _UNBOUNDED * max(1.0, value)
         count: Counter[str] = Counter()
         history: list[Record] = []
+        rates: list[tuple[int, float]] = []
         trace: list[tuple[int, float]] = []
         status = Status.EPOCHS_SPENT
         waiting = sorted(log_epochs(self.epochs), reverse=True)
@@ -138,10 +168,12 @@ class Descent(Solver):
                 epoch = count["examples"] // problem.jacobian.n_examples
                 shown.update(min(epoch, self.epochs) - shown.n)
                 now = complete.evaluate(factors) if epoch >= waiting[-1] else None
-                if not (value if now is None else now.value) <= limit:  # a NaN is not within it either
+                full = now.value if now is not None else complete.value(factors) if batched else None
+                reached = (value, *(() if now is None else (now.value,)))
+                if not all(found <= limit for found in reached):  # a NaN is not within it either
                     stacked.read(kept)
                     trace = [point for point in trace if point[0] <= history[-1].epoch]
-                    if not step.retreat():
+                    if not step.retreat(0.5 if all(found <= far for found in reached) else 0.25):
                         status = Status.DIVERGED
                         break
                     if epoch >= self.epochs:
@@ -158,16 +190,24 @@ class Descent(Solver):
                         trace.append((epoch, objective))
                         break
                 penalty = unseen * half_squares(factors) if self.published else 0.0
+                rates.append((epoch, step.rate))
                 value = self._pass(batches, stacked, step.optimizer, count)
+                if full is not None:  # with minibatches the mean over the steps is another measure
+                    value = full
                 trace.append((epoch, value + penalty))
                 step.observe(value)
-        return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace))
+        status = status if self.published else ended(status, history)  # there F is not what is trained
+        return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace), changes(rates))
 
     def _start(self, problem: Problem, given: Factors | None) -> Factors:
         if given is not None:
-            return given_start(problem, given, self.rank, self.seed)
-        start = paper_start if self.initialisation == "paper" else escaping_start
-        return start(problem, self.rank, self.seed)
+            return given_start(problem, given, self._drawn(problem), self.rank)
+        drawn = self._drawn(problem)
+        return drawn if self.initialisation != "spectral" else escaping_start(problem, drawn, self.rank)
+
+    def _drawn(self, problem: Problem) -> Factors:
+        draw = peft_start if self.initialisation == "peft" else paper_start
+        return draw(problem, self.rank, self.seed, self.init_scale)
 
     def _coordinates(self, problem: Problem, start: Factors, *, from_zero: bool) -> tuple[Problem, Span]:
         """Return the problem to train in, and the span that lifts its factors back.

@@ -91,6 +91,16 @@ class FactoredObjective:
             gradient[name] = (gu + 2 * pulled[: len(u)], gv + 2 * pulled[len(u) :])
         return Evaluation(value, loss, a, gradient)
 
+    def value(self, factors: Factors) -> float:
+        """Return the value alone, which takes no adjoint."""
+        problem = self.problem
+        z = problem.f0 + problem.jacobian.at(factors).forward()
+        value = problem.empirical_loss(z) + problem.lam * half_squares(factors)
+        for name, matrix in self.noise.items():
+            stacked = torch.cat(factors[name])
+            value += float((stacked * (matrix @ stacked)).sum())
+        return value
+
     def closure(self, stacked: Stacked, scale: float, count: Counter[str]) -> Callable[[], float]:
         """Return what torch.optim calls: it sets both vectors' `.grad` and returns F, all times `scale`.
 

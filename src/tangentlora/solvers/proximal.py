@@ -1,8 +1,8 @@
 """Full fine-tuning: accelerated proximal gradient on P(δ) = L̂(δ) + λ Σ_t ‖δ_t‖_* over all of δ.
 
 δ⁺ = prox_{λ/L ‖·‖_*}(Y − ∇L̂(Y)/L), Y = δ + β(δ − δ⁻), with L found by backtracking and β restarted when
-the step turns against the momentum. Iterates stay thin factors: every product with Y − ∇L̂(Y)/L is a few
-tall products.
+the step turns against the momentum. A given rate η stands for 1/L, a given momentum for β, and β = 0 is plain
+proximal gradient. Iterates stay thin factors: every product with Y − ∇L̂(Y)/L is a few tall products.
 Sources: Beck and Teboulle 2009 (FISTA); O'Donoghue and Candès 2015 (adaptive restart).
 """
 
@@ -23,9 +23,11 @@ from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
-from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
+from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, changes, ended, measured
 from tangentlora.tangent.layer_rows import product
 from tangentlora.tangent.operator import Product, Products
+
+_UNBOUNDED = 1e6  # times the objective at the start, or 1: a given rate lets it grow without bound
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,28 @@ class _State:
 
 @dataclass(frozen=True)
 class Proximal(Solver):
-    """Train full updates δ_t, one iteration an epoch; the run ends early at a gap within `tolerance`."""
+    """Train full updates δ_t, one iteration an epoch; the run ends early at a gap within `tolerance`.
+
+    `learning_rate` η is kept as it is; None finds 1/η by backtracking, so that no plain step raises P.
+    `momentum` None is that of FISTA, with restarts; a number β in [0, 1) is kept, and 0 is plain proximal
+    gradient, which lowers P at every step where η < 2/L, L the smoothness of L̂.
+    """
 
     epochs: int = 1000
+    learning_rate: float | None = None
+    momentum: float | None = None
     tolerance: float = 1e-6
     seed: int = 0
 
     def check(self, problem: Problem) -> None:
-        """Raise InputError for less than one epoch."""
+        """Raise InputError for less than one epoch, a rate that is not positive, momentum outside [0, 1)."""
         if self.epochs < 1:
             raise InputError(f"got {self.epochs} epochs, expected at least one: change --epochs")
+        rate, momentum = self.learning_rate, self.momentum
+        if rate is not None and not 0 < rate < math.inf:
+            raise InputError(f"got learning rate {rate}, expected a positive one: change --learning-rate")
+        if momentum is not None and not 0 <= momentum < 1:
+            raise InputError(f"got momentum {momentum}, expected a number in [0, 1): change --momentum")
 
     def solve(
         self,
@@ -81,36 +95,57 @@ class Proximal(Solver):
         outputs = inner.jacobian.at(begin).forward()
         largest = float(inner.kernel_eigenvalues[-1])
         bound = inner.loss.smoothness * largest / len(inner.f0)
-        state = _State(begin, begin, outputs, outputs, guess, 1.0, bound / 16)
+        pace = _Pace(self.momentum, None if self.learning_rate is None else 1 / self.learning_rate, bound)
+        state = _State(begin, begin, outputs, outputs, guess, 1.0, pace.fixed or bound / 16)
+        kept = state
         history: list[Record] = []
+        rates: list[tuple[int, float]] = []
         trace: list[tuple[int, float]] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0
         with bar(self.epochs, "full", "epoch", progress) as shown:
             while True:
                 objective = inner.empirical_loss(inner.f0 + state.z) + inner.lam * half_squares(state.delta)
+                if not objective <= _UNBOUNDED * max(1.0, trace[0][1] if trace else objective):
+                    status = Status.DIVERGED
+                    break
                 trace.append((epoch, objective))
                 if epoch in logged:
                     gap = inner.gap(state.delta)
                     history.append(measured(Record(epoch, objective, gap), span.lift(state.delta), monitor))
+                    kept = state
                     if gap <= self.tolerance * max(1.0, objective):
                         status = Status.GLOBAL_OPTIMUM
                         break
                 if epoch == self.epochs:
                     break
-                state = _iterate(inner, state, bound, generator)
+                state = _iterate(inner, state, pace, generator)
+                rates.append((epoch, self.learning_rate or 1 / state.smooth))
                 epoch += 1
                 shown.update()
-        return Solution(problem, span.lift(state.delta), status, tuple(history), epoch, tuple(trace))
+        status = ended(status, history)
+        return Solution(
+            problem, span.lift(kept.delta), status, tuple(history), epoch, tuple(trace), changes(rates)
+        )
 
 
-def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Generator) -> _State:
+@dataclass(frozen=True)
+class _Pace:
+    """The momentum that is kept, None for FISTA's; the 1/η that is kept, None to search it up to `most`."""
+
+    momentum: float | None
+    fixed: float | None
+    most: float
+
+
+def _iterate(problem: Problem, state: _State, pace: _Pace, generator: torch.Generator) -> _State:
+    bound = pace.most if pace.fixed is None else pace.fixed
     clock = 0.5 * (1 + math.sqrt(1 + 4 * state.clock**2))
-    beta = (state.clock - 1) / clock
+    beta = (state.clock - 1) / clock if pace.momentum is None else pace.momentum
     z_ahead = state.z + beta * (state.z - state.z_before)
     a = problem.dual_point(problem.f0 + z_ahead)
     products = problem.jacobian.adjoint_products(a)
     value = problem.empirical_loss(problem.f0 + z_ahead)
-    smooth = min(0.9 * state.smooth, bound)
+    smooth = min(0.9 * state.smooth, bound) if pace.fixed is None else bound
     while True:
         fresh, guess = _step(problem, state, beta, products, smooth, generator)
         z = problem.jacobian.at(fresh).forward()
@@ -122,7 +157,7 @@ def _iterate(problem: Problem, state: _State, bound: float, generator: torch.Gen
             break
         smooth = min(1.5 * smooth, bound)
     # ⟨Y − δ⁺, δ⁺ − δ⟩ > 0 means that the momentum carried too far
-    if _turned(fresh, state, beta):
+    if pace.momentum is None and _turned(fresh, state, beta):
         clock = 1.0
     return replace(
         state,

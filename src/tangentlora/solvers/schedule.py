@@ -28,6 +28,11 @@ class StepSize:
         self._window: list[float] = []
         self._before = math.inf
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def observe(self, objective: float) -> None:
         """Take note of one epoch's objective."""
         if not self.adaptive:
@@ -41,11 +46,11 @@ class StepSize:
         self._before = mean
         self._window.clear()
 
-    def retreat(self) -> bool:
-        """Start again with a quarter of the rate after a divergence; return False where the rate stays."""
+    def retreat(self, factor: float = 0.25) -> bool:
+        """Start again with a part of the rate after a divergence; return False where the rate stays."""
         if not self.adaptive:
             return False
-        self._shrink(0.25)
+        self._shrink(factor)
         self._before = math.inf
         self._window.clear()
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -27,6 +27,10 @@ class Status(Enum):
     DIVERGED = (
         "The objective grew without bound, and the answer is the last that was logged before: lower the "
         "learning rate."
+    )
+    ABOVE_START = (
+        "The objective ended above where it started: lower the learning rate, or leave it out to have one "
+        "chosen."
     )
     PRECISION_REACHED = (
         "Rounding or the limit of rounds ended progress before the gap reached the tolerance: ask for a "
@@ -61,7 +65,8 @@ class Solution:
     `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The
     factors are finite whatever the status: a run that diverged holds those of its last logged epoch.
     `trace` holds (epoch, F(u,v) at its start) for every epoch that was not taken back, where the solver
-    knows F at no further cost.
+    knows F at no further cost. `rates` holds (epoch, learning rate) from the epoch on at which it changed;
+    solvers without one have none.
     """
 
     problem: Problem
@@ -70,6 +75,12 @@ class Solution:
     history: tuple[Record, ...]
     epochs: int
     trace: tuple[tuple[int, float], ...] = ()
+    rates: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate at the end, None where the solver has none."""
+        return self.rates[-1][1] if self.rates else None
 
     @cached_property
     def objective(self) -> float:
@@ -80,6 +91,20 @@ class Solution:
     def ranks(self) -> dict[str, int]:
         """The numerical rank of δ_t per layer."""
         return ranks(self.factors)
+
+
+def ended(status: Status, history: Sequence[Record]) -> Status:
+    """Return the status, or ABOVE_START where the epochs were spent and F is above its start, to rounding."""
+    if status is Status.EPOCHS_SPENT and history:
+        first, last = history[0].objective, history[-1].objective
+        if not last <= first + 1e-9 * max(1.0, abs(first)):
+            return Status.ABOVE_START
+    return status
+
+
+def changes(rates: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Return the (epoch, rate) at which the rate is another than before."""
+    return tuple(now for k, now in enumerate(rates) if k == 0 or now[1] != rates[k - 1][1])
 
 
 class Solver(abc.ABC):

@@ -12,26 +12,43 @@ from tangentlora.problem.objective import Problem
 from tangentlora.solvers.spectral_start import spectral_start
 
 
-def paper_start(problem: Problem, rank: int, seed: int) -> Factors:
-    """Return u = 0 and v Gaussian of standard deviation 1/(√r·n), drawn layer by layer."""
+def paper_start(problem: Problem, rank: int, seed: int, scale: float = 1.0) -> Factors:
+    """Return u = 0 and v Gaussian of standard deviation scale/(√r·n), drawn layer by layer.
+
+    Source: Jang, Lee, Ryu 2024, section 5, at scale 1.
+    """
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for name, (m, n) in problem.jacobian.shapes.items():
         v = torch.randn(n, rank, generator=generator, dtype=torch.float64)
-        v = v / (math.sqrt(rank) * n)
+        v = scale * v / (math.sqrt(rank) * n)
         factors[name] = (problem.f0.new_zeros(m, rank), v.to(problem.f0.device))
     return factors
 
 
-def escaping_start(problem: Problem, rank: int, seed: int) -> Factors:
-    """Return up to r columns that escape from δ = 0 per layer, filled up by the paper's start."""
+def peft_start(problem: Problem, rank: int, seed: int, scale: float = 1.0) -> Factors:
+    """Return u = 0 and v uniform in ±scale/√n, of standard deviation scale/√(3n), drawn layer by layer.
+
+    Source: PEFT's LoRA layer, kaiming_uniform with a = √5, at scale 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    factors = {}
+    for name, (m, n) in problem.jacobian.shapes.items():
+        v = torch.rand(n, rank, generator=generator, dtype=torch.float64)
+        v = (2 * v - 1) * (scale / math.sqrt(n))
+        factors[name] = (problem.f0.new_zeros(m, rank), v.to(problem.f0.device))
+    return factors
+
+
+def escaping_start(problem: Problem, drawn: Factors, rank: int) -> Factors:
+    """Return up to r columns that escape from δ = 0 per layer, filled up by the drawn ones."""
     inner, span = problem.reduced
     pairs = span.lift(spectral_start(inner, inner.zero(), rank))
-    return _filled(pairs, paper_start(problem, rank, seed), rank)
+    return _filled(pairs, drawn, rank)
 
 
-def given_start(problem: Problem, given: Factors, rank: int, seed: int) -> Factors:
-    """Return the given columns as they are, filled up by the paper's start.
+def given_start(problem: Problem, given: Factors, drawn: Factors, rank: int) -> Factors:
+    """Return the given columns as they are, filled up by the drawn ones.
 
     Raises InputError where they are more than `rank`, or do not fit the problem.
     """
@@ -43,7 +60,7 @@ def given_start(problem: Problem, given: Factors, rank: int, seed: int) -> Facto
             "make the start smaller with tangentlora compress"
         )
     own = cast(given, problem.f0)
-    return _filled(problem.zero() | own, paper_start(problem, rank, seed), rank)
+    return _filled(problem.zero() | own, drawn, rank)
 
 
 def _filled(first: Factors, rest: Factors, rank: int) -> Factors:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tangentlora.errors import InputError
+from tangentlora.belongs import LORA
 from tangentlora.problem.objective import ranks as numerical_ranks
 from tangentlora.report.columns import WIDTH, aligned, wrapped
 from tangentlora.report.wording import ABSENT, at_most, listing, number, plain, tolerance as in_words
 from tangentlora.solvers.certified import Certified
+from tangentlora.studies.limits import require_ranks
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.run import VISIBLE_RANK
 from tangentlora.studies.settings import Settings
@@ -115,21 +116,15 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
     examples, which have no say in the rank.
     Raises InputError for no ranks or one below 1, for λ = 0, and as `prepare` does.
     """
-    if not ranks or min(ranks) < 1:
-        raise InputError(
-            f"got the ranks {listing(ranks) or '(none)'}, expected at least one, none below 1: change --ranks"
-        )
-    method = settings.solver if settings.solver in ("sgd", "adamw", "lbfgs") else "lbfgs"
-    replace(settings, solver="certified")  # which refuses λ = 0 before the work
-    prepared = prepare(replace(settings, solver=method), test=False, progress=progress)
+    require_ranks(ranks)
+    method = settings.solver if settings.solver in LORA else "lbfgs"
+    settings.solved_by("certified")  # which refuses λ = 0 before the work
+    # the least rank is the one that has to fit
+    chosen = settings.solved_by(method, rank=min(ranks))
+    prepared = prepare(chosen, test=False, progress=progress)
     problem = prepared.problem
     most = min(min(shape) for shape in problem.jacobian.shapes.values())
     possible = [r for r in sorted(set(ranks)) if r <= most]
-    if not possible:
-        raise InputError(
-            f"got the ranks {listing(ranks)}, expected one of at most {most}, the smaller side of the "
-            "smallest adapted matrix: change --ranks"
-        )
     trials = [trial(replace(prepared.settings, rank=r)) for r in possible]
     for each in trials:
         each.solver.check(problem)

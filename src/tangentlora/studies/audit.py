@@ -19,10 +19,11 @@ from tangentlora.data import COMPLETION, Splits
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.models.readouts import Readout
-from tangentlora.studies.audit_lam import ChosenLam, choose_lam, require_lam
+from tangentlora.studies.audit_lam import ChosenLam, choose_lam
 from tangentlora.studies.audit_local import LocalPart, local_part, why_not
 from tangentlora.studies.audit_report import Audit, Scores
 from tangentlora.studies.audit_search import RealObjective
+from tangentlora.studies.limits import require_lam
 from tangentlora.studies.notes import order_note
 from tangentlora.studies.opened import Opened, open_any
 from tangentlora.studies.standing import outputs_at, pass_rounding, with_reach
@@ -148,6 +149,7 @@ def audit(
     model is afterwards as before. For λ, `local` and what it costs see `audit_opened`. Raises InputError as
     `open_any` and `audit_opened` do.
     """
+    require_lam(lam, weight_decay)  # before anything is loaded
     with open_any(
         adapter, data, settings, processor=processor, readout=readout, adapter_name=adapter_name
     ) as opened:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tangentlora.blocks import Blocks
-from tangentlora.errors import InputError
 from tangentlora.report.wording import plain
+from tangentlora.studies.limits import require_lam
 from tangentlora.studies.opened import Opened
 from tangentlora.theory.fitted_lam import FittedLam, fitted_lam
 
@@ -47,20 +46,6 @@ class ChosenLam:
             "lower the loss.",
         }
         return said[self.source]
-
-
-def require_lam(lam: float | None, weight_decay: float | None) -> None:
-    """Raise InputError where both are given, or one is negative or not finite."""
-    if lam is not None and weight_decay is not None:
-        raise InputError(
-            "got both --lam and --weight-decay, expected one of them, since λ = w/s: leave one out"
-        )
-    for name, value in {"λ": lam, "the weight decay w": weight_decay}.items():
-        if value is not None and not 0 <= value < math.inf:
-            raise InputError(
-                f"got {name} = {value}, expected a finite number of at least 0: give the one that the "
-                "adapter was trained with"
-            )
 
 
 def choose_lam(opened: Opened, gradients: Blocks, lam: float | None, weight_decay: float | None) -> ChosenLam:

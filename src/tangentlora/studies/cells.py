@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from tangentlora.belongs import LORA
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 from tangentlora.report.standing import describe_standing
 from tangentlora.solvers.descent import Descent
+from tangentlora.solvers.proximal import Proximal
 from tangentlora.solvers.solution import Record, Solution, Solver
 from tangentlora.studies.measure import LinearisedSet, dev_merit, linearised_scores, real_outputs, scores_of
 from tangentlora.studies.prepare import Prepared
 from tangentlora.studies.run import rank_fields
-from tangentlora.studies.settings import Settings, SolverName
+from tangentlora.studies.settings import Settings
 from tangentlora.studies.standing import standing_of
 from tangentlora.studies.study import Cell
 from tangentlora.studies.trials import trial
@@ -30,12 +32,15 @@ _SINGLE = 4  # bytes of a float32, in which networks are trained
 
 def solver_of(cell: Cell, settings: Settings) -> Solver:
     """Return the solver of a trained or certified cell."""
-    method = settings.solver if settings.solver in ("sgd", "adamw", "lbfgs") else "sgd"
-    special: dict[str, SolverName] = {"certified": "certified", "full": "proximal"}
     assert cell.lam is not None, "only baselines have no λ"
-    changed = replace(
-        settings,
-        solver=special.get(cell.variant, method),
+    if cell.variant == "certified":
+        return trial(settings.solved_by("certified", lam=cell.lam)).solver
+    if cell.variant == "full":
+        return trial(settings.solved_by("proximal", lam=cell.lam, learning_rate="auto", momentum=None)).solver
+    if cell.variant == "full-plain":
+        return trial(settings.solved_by("proximal", lam=cell.lam, momentum=0.0)).solver
+    changed = settings.solved_by(
+        settings.solver if settings.solver in LORA else "sgd",
         rank=cell.rank or settings.rank,
         lam=cell.lam,
         freeze_a=cell.variant == "frozen-a",
@@ -79,6 +84,7 @@ def run_cell(
         "lam": cell.lam,
         "status": solution.status.name,
         "epochs": solution.epochs,
+        "learning_rate": solution.learning_rate,
         "objective": certificate.objective,
         "factored_objective": certificate.factored_objective,
         "lower_bound": certificate.lower_bound,
@@ -86,7 +92,7 @@ def run_cell(
         "relative_gap": certificate.relative_gap,
         "certified": certificate.certified,
         "trained_parameters": parameters,
-        "state_bytes": _SINGLE * parameters * (3 if prepared.settings.momentum else 2),
+        "state_bytes": _SINGLE * parameters * _copies(solver),
         **rank_fields(solution, certificate, exact=cell.variant == "certified"),
         "curve": _curve(solution),
         "trace": [list(point) for point in solution.trace],
@@ -97,6 +103,13 @@ def run_cell(
         "chosen": {},
         "seconds": seconds,
     }
+
+
+def _copies(solver: Solver) -> int:
+    """Return how many numbers a trained one takes: itself, its gradient, and the buffers of the method."""
+    if isinstance(solver, Descent) and solver.method == "adamw":
+        return 4  # two averages of it
+    return 2 if isinstance(solver, Descent | Proximal) and solver.momentum == 0 else 3
 
 
 def run_real(prepared: Prepared, sets: Sequence[LinearisedSet], cell: Cell) -> dict[str, Any]:

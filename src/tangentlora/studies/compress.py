@@ -9,7 +9,6 @@ Source: Jang, Lee, Ryu 2024, Theorem 1, for the count; the rest is derived: docs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tangentlora.blocks import Factors
@@ -20,6 +19,7 @@ from tangentlora.models.targets import Target
 from tangentlora.problem.losses import Loss
 from tangentlora.studies.compression import Compression
 from tangentlora.studies.compressor import Compressor
+from tangentlora.studies.limits import check_compression
 from tangentlora.theory.output_reduction import parameters, reduce_by_layers
 
 
@@ -56,10 +56,7 @@ def compress_update(
     Raises InputError for rank < 1, a tolerance that is not positive or that is not met, saying what was
     reached, and in the cases of `linearize`, `Problem` and `attached`.
     """
-    if rank is not None and rank < 1:
-        raise InputError(f"got rank {rank}, expected at least 1: change --rank")
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise InputError(f"got tolerance {tolerance}, expected a positive number: change --tolerance")
+    check_compression(rank, tolerance)
     job = Compressor(
         network, tuple(targets), factors, train, test, loss, tolerance, polish, batch_size, progress
     )

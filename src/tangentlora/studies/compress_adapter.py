@@ -28,11 +28,12 @@ from tangentlora.models.brought import copy_processor
 from tangentlora.models.fresh import Fresh, whole_modules
 from tangentlora.models.precise import in_double
 from tangentlora.models.readouts import Readout
+from tangentlora.places import require_writable
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.wording import relative
 from tangentlora.studies.compress import compress_update
 from tangentlora.studies.compression import Compression
-from tangentlora.studies.fit import require_folder
+from tangentlora.studies.limits import check_compression
 from tangentlora.studies.opened import Opened, open_any
 from tangentlora.studies.versions import versions
 
@@ -97,7 +98,7 @@ def compress_adapter(
     saved = opened.adapter.saved | ({} if fresh is None else whole_modules(module, fresh.differing))
     saved_modules(module, saved, tuple(target.module for target in opened.targets))  # refused before the work
     if output_dir is not None:
-        require_folder(output_dir)
+        require_writable(output_dir)
     if progress:
         print(opened.check.leaving("dev").told(), file=sys.stderr)
     cut = opened.cut(progress=progress)
@@ -163,6 +164,9 @@ def compress(
     live model stays as it is. Raises InputError as `open_any` and `compress_adapter` do.
     Source: Jang, Lee, Ryu 2024, Theorem 1, for the count; docs/theory.md, "Compressing an update".
     """
+    check_compression(rank, tolerance)  # before anything is loaded
+    if output_dir is not None:
+        require_writable(output_dir)
     with open_any(
         adapter, data, settings, processor=processor, readout=readout, adapter_name=adapter_name
     ) as opened:

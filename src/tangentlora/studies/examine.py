@@ -11,6 +11,7 @@ from tangentlora.errors import InputError
 from tangentlora.report.verdict import headline
 from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
+from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.factored import perturbation
 from tangentlora.studies.bounds import bounds
 from tangentlora.studies.examination import (
@@ -135,7 +136,7 @@ def _rate(opened: Reopened, progress: bool) -> Part:
             optimum,
             sorted({answer.rank, min(answer.rank, max(1, *optimum.ranks.values()))}),
             learning_rate=None if settings.learning_rate == "auto" else settings.learning_rate,
-            momentum=settings.momentum,
+            momentum=Descent.momentum if settings.momentum is None else settings.momentum,
             seed=settings.seed,
             progress=progress,
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tangentlora.errors import InputError
+from tangentlora.places import require_writable
 from tangentlora.report import RunFolder, write_card, write_report
 from tangentlora.studies.outer_folder import run_outer
 from tangentlora.studies.prepare import Prepared, prepare
@@ -25,7 +24,7 @@ def fit(settings: Settings, output_dir: Path, *, progress: bool = False) -> dict
     Raises InputError for bad input of any kind, before anything in `output_dir` is replaced.
     """
     chosen = trial(settings)
-    require_folder(output_dir)
+    require_writable(output_dir)
     prepared = prepare(settings, progress=progress)
     if settings.outer:
         run = run_outer(prepared, output_dir, progress=progress)
@@ -43,7 +42,7 @@ def compare(
     Returns what run.json says; raises as `fit` does.
     """
     trials = comparison(settings, ranks)
-    require_folder(output_dir)
+    require_writable(output_dir)
     prepared = prepare(settings, progress=progress)
     most = min(min(shape) for shape in prepared.problem.jacobian.shapes.values())
     possible = [trial for trial in trials if trial.rank is None or trial.rank <= most]
@@ -62,14 +61,3 @@ def _write_pages(output_dir: Path) -> None:
     write_report(RunFolder(output_dir))
     write_card(RunFolder(output_dir))
     RunFolder(output_dir).seal_pages()
-
-
-def require_folder(output_dir: Path) -> None:
-    """Refuse, before the work, a folder that could not be written after it."""
-    existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        reason = "cannot be written" if existing.is_dir() else "is a file"
-        raise InputError(
-            f"got the output folder {output_dir}, but {existing} {reason}, expected a folder that can be "
-            "written: choose another --output-dir"
-        )

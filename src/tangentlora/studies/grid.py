@@ -174,6 +174,7 @@ def _baseline(prepared: Prepared, cell: Cell) -> dict[str, Any]:
         "name": cell.name,
         "variant": cell.variant,
         "epochs": None,
+        "learning_rate": None,
         "certified": False,
         "trained_parameters": result.trained_parameters,
         "state_bytes": None,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
-from tangentlora.report.wording import listing
 from tangentlora.studies.landscape import Landscape
+from tangentlora.studies.limits import check_survey
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.settings import Settings
-from tangentlora.studies.survey import check_survey, survey
+from tangentlora.studies.survey import survey
 
 SHARE = 1e-3
 """‖Π_t‖₂ relative to λ, where none is asked for."""
@@ -33,19 +32,15 @@ def landscape_of(
     `check_survey` and `prepare` do.
     """
     check_survey(ranks, size, repeats)
-    replace(settings, solver="certified")  # which refuses λ = 0 before the work
-    prepared = prepare(settings, test=False, progress=progress)
-    most = min(min(shape) for shape in prepared.problem.jacobian.shapes.values())
-    if max(ranks) > most:
-        raise InputError(
-            f"got the ranks {listing(ranks)}, expected none above {most}, the smaller side of the smallest "
-            "adapted matrix: change --ranks"
-        )
+    settings.solved_by("certified")  # which refuses λ = 0 before the work
+    # the largest rank is the one that has to fit
+    prepared = prepare(settings.solved_by("sgd", rank=max(ranks)), test=False, progress=progress)
     found = survey(
         _spanned(prepared.problem),
         sorted(set(ranks)),
         size=SHARE * settings.lam if size is None else size,
         repeats=repeats,
+        tolerance=settings.tolerance,
         seed=settings.seed,
         progress=progress,
     )

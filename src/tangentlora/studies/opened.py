@@ -21,6 +21,7 @@ from tangentlora.adapters import (
     trained_in_place,
     with_saved,
 )
+from tangentlora.belongs import refuse_unused, used_only
 from tangentlora.blocks import Factors
 from tangentlora.data import COMPLETION, DataCheck, Splits, check_data
 from tangentlora.errors import InputError
@@ -32,8 +33,10 @@ from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.models.readouts import Readout
 from tangentlora.models.targets import Target
+from tangentlora.places import model_place
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
 from tangentlora.studies.bases import base_of
+from tangentlora.studies.early import MEDIA_INPUTS, refuse_data, refuse_live, require_adapter
 from tangentlora.studies.label_order import in_head_order
 from tangentlora.studies.notes import tell_cut
 from tangentlora.studies.prepare import brought_by, load_task, load_with_head
@@ -110,6 +113,9 @@ def open_adapter(
     Raises InputError in the cases of `read_adapter`, `fitted`, `with_saved`, `load_network`, `load_splits`
     and `in_head_order`, and where neither the adapter nor `given` names a base model that is there.
     """
+    require_adapter(path, given)
+    if splits is not None:
+        refuse_data(given)
     adapter = read_adapter(path, revision=None)
     _require_readable(adapter, given.get("readout"))
     recorded = _recorded(Path(path))
@@ -118,17 +124,26 @@ def open_adapter(
         recorded = {name: value for name, value in recorded.items() if name not in _DRAWS}
     if "test_data" in given or "test_fraction" in given:  # one of them, and the caller's
         recorded = {k: value for k, value in recorded.items() if k not in ("test_data", "test_fraction")}
-    values = _told(adapter) | recorded | dict(given)
+    told = _told(adapter) | recorded
+    if "model" in given and given["model"] != told["model"]:
+        told.pop("revision", None)  # which is the other network's
+    if "readout" in given and given["readout"] != told.get("readout"):
+        told = used_only(told, {"readout": given["readout"]})
+    values = told | dict(given)
     values["model"], notes = base_of(adapter, values.get("model"), values.get("revision"))
     if splits is None and not values.get("data"):
         raise InputError(
             f"got the adapter {adapter.name} without data, expected examples like those it was trained on: "
             "give --data"
         )
+    if "revision" not in given and model_place(values["model"]) != "hub":
+        values.pop("revision", None)  # of the name that the adapter knew the network by
     settings = Settings(**values)
     splits = load_task(settings) if splits is None else splits
     # The head of a run of ours is drawn or fitted again as it was then.
-    network, splits = load_with_head(settings, splits, None if recorded else brought_by(adapter))
+    network, splits = load_with_head(
+        settings, splits, None if recorded else brought_by(adapter), tuple(given)
+    )
     fit = fitted(adapter, network.module)
     with with_saved(network, fit.adapter) as base:
         yield Opened(base, fit.targets, fit.factors, fit.adapter, splits, lam, (*notes, *base.notes))
@@ -195,9 +210,12 @@ def open_any(
             "got a live PeftModel without its processor or with a readout by name, expected its tokenizer, "
             "image processor or feature extractor, and a readout object: give processor= and readout="
         )
+    refuse_live(given, by_name=isinstance(data, str), readout=readout is not None)
     extractor = getattr(processor, "feature_extractor", processor)
     rate = getattr(extractor, "sampling_rate", None)
     splits = data if isinstance(data, Splits) else load_task(Settings(**{**given, "data": data}), rate)
+    inputs = "text" if splits.train.modality == "text" else MEDIA_INPUTS
+    refuse_unused(given, {"inputs": inputs})
     limit = given.get("max_length")
     if readout is None and splits.task == COMPLETION:
         readout = Completion(limit)

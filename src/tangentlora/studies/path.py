@@ -23,21 +23,36 @@ from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.theory.certificate import Certificate, certify
 from tangentlora.theory.rounding import spectral_norm_bounds
 
+FOLDS = 5
+"""Of cross-validation, where none are asked for."""
+
 
 def lambda_path(
-    prepared: Prepared, *, points: int = 50, fraction: float = 1e-3, folds: int = 5, progress: bool = False
+    prepared: Prepared,
+    *,
+    points: int = 50,
+    fraction: float = 1e-3,
+    folds: int | None = None,
+    progress: bool = False,
 ) -> LambdaPath:
     """Solve and certify at `points` values of λ from the one at which δ = 0 is optimal to `fraction` of it.
 
     The λ is chosen by accuracy on the dev set, then loss, then size; without a dev set by cross-validation on
-    the training examples. Raises InputError for fewer than two points, a fraction outside (0, 1), folds
-    outside 2..N, a gradient of zero, and where no point could be certified.
+    the training examples, by `folds`, 5 if None. Raises InputError for fewer than two points, a fraction
+    outside (0, 1), folds outside 2..N or beside a dev set, a gradient of zero, and where no point could be
+    certified.
     """
     problem, tolerance = prepared.problem, prepared.settings.tolerance
     sets = linearised_sets(prepared)
     lams = spaced(zero_is_optimal_from(problem), fraction, points)
     validated: list[dict[str, float]] = [{} for _ in lams]
     which = "dev" if any(part.which == "dev" for part in sets) else "cv"
+    if which == "dev" and folds is not None:
+        raise InputError(
+            f"got {folds} folds for data with a dev set, which chooses λ, expected folds only where there is "
+            "none: leave them out, or give data without a dev set"
+        )
+    folds = FOLDS if folds is None else folds
     if which == "cv":
         validated = cross_validate(
             problem, lams, folds, seed=prepared.settings.seed, tolerance=tolerance, progress=progress

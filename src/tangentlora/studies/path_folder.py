@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tangentlora.errors import InputError
+from tangentlora.places import require_writable
 from tangentlora.report import RunFolder, write_card, write_report
 from tangentlora.report.path_record import FORMAT
-from tangentlora.solvers.path import spaced
-from tangentlora.studies.fit import require_folder
+from tangentlora.studies.limits import check_path
 from tangentlora.studies.path import lambda_path
 from tangentlora.studies.prepare import prepare
 from tangentlora.studies.run import run_trials
@@ -24,19 +23,17 @@ def write_path(
     *,
     points: int = 50,
     fraction: float = 1e-3,
-    folds: int = 5,
+    folds: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Solve the path, write path.json and the run folder of the chosen λ; return what path.json says.
 
-    The settings' own λ and solver have no say. Raises InputError as `lambda_path` does and for bad input of
-    any kind, before anything in `output_dir` is replaced.
+    The settings' own λ has no say, and the solver is the certified one. Raises InputError as `lambda_path`
+    does and for bad input of any kind, before anything in `output_dir` is replaced.
     """
-    spaced(1.0, fraction, points)  # which refuses what cannot be spaced before the work
-    if folds < 2:
-        raise InputError(f"got {folds} folds, expected at least 2: change --folds")
-    require_folder(output_dir)
-    prepared = prepare(replace(settings, solver="certified", lam=1.0), dev=True, progress=progress)
+    check_path(points, fraction, folds)
+    require_writable(output_dir)
+    prepared = prepare(settings.solved_by("certified", lam=1.0), dev=True, progress=progress)
     path = lambda_path(prepared, points=points, fraction=fraction, folds=folds, progress=progress)
     chosen = replace(
         prepared,

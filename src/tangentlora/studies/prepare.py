@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangentlora.adapters import Adapter, read_adapter
+from tangentlora.belongs import refuse_unused
 from tangentlora.blocks import Factors, cast
 from tangentlora.data import COMPLETION, DataCheck, Examples, Splits, Task, check_data, load_splits
 from tangentlora.errors import InputError
@@ -19,7 +20,7 @@ from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
 from tangentlora.models.lengths import Cut, cut_of
-from tangentlora.models.load import load_config, load_network, load_sampling_rate
+from tangentlora.models.load import load_config, load_network, load_sampling_rate, require_device
 from tangentlora.models.native import is_causal, native_readout
 from tangentlora.models.network import Network
 from tangentlora.models.probe import fit_linear_probe
@@ -31,6 +32,7 @@ from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
 from tangentlora.studies.bases import base_of
 from tangentlora.studies.continued import Continued, continue_from
+from tangentlora.studies.early import MEDIA_INPUTS, require_rank, require_ready
 from tangentlora.studies.label_order import count_outputs, holds_head, in_head_order
 from tangentlora.studies.notes import sentences
 from tangentlora.studies.plan import Plan
@@ -80,6 +82,8 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
     targets that cannot be used, and for completions: their loss is linear in the outputs, so that the convex
     problem has no minimiser, or 0.
     """
+    require_ready(settings)
+    require_device(settings.device)
     splits = load_task(settings)
     if splits.task == COMPLETION:
         raise InputError(
@@ -100,6 +104,7 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
         if progress:
             print("\n".join([*notes, *network.notes]), file=sys.stderr)
     network, targets = begun.network, begun.targets
+    require_rank(settings, [target.shape for target in targets])
     folder = settings.tangent_dir.expanduser().absolute()  # run.json names it, wherever it is read from
 
     idle = [part for part, used in (("dev", dev), ("test", test)) if not used]
@@ -176,7 +181,10 @@ def prepare(settings: Settings, *, dev: bool = False, test: bool = True, progres
 
 
 def load_with_head(
-    settings: Settings, splits: Splits, brought: Brought | None = None
+    settings: Settings,
+    splits: Splits,
+    brought: Brought | None = None,
+    given: Sequence[str] | None = None,
 ) -> tuple[Network, Splits]:
     """Return the network that the settings name with the readout for these data, its probe fitted to them.
 
@@ -184,7 +192,7 @@ def load_with_head(
     `brought` by an adapter. Raises InputError as `choose_readout`, `load_network`, `fit_linear_probe` and
     `in_head_order` do.
     """
-    readout = choose_readout(settings, splits.task, splits.train)
+    readout = choose_readout(settings, splits.task, splits.train, given)
     if isinstance(readout, ClassificationHead) and (readout.init == "checkpoint" or brought is not None):
         config = load_config(settings.model, settings.revision)
         shapes = {} if brought is None else brought.shapes
@@ -244,19 +252,24 @@ def _load(settings: Settings, sampling_rate: int | None) -> Splits:
     )
 
 
-def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
+def choose_readout(
+    settings: Settings, task: Task, train: Examples, given: Sequence[str] | None = None
+) -> Readout:
     """Return the readout that the settings name; `auto` takes what the checkpoint was trained for.
 
     A masked or a causal language model is read by a prompt, a bare text encoder by prototypes, and everything
     else by a classification head; completions are read by their likelihood. Raises InputError where the
-    readout does not suit the data or its labels.
+    readout does not suit the data or its labels, and for `given` settings that have no say with it, by
+    default those that differ from their defaults.
     """
+    given = settings.given if given is None else given
     kind = settings.readout
     if task == COMPLETION:
         if kind != "auto":
             raise InputError(
                 f"got --readout {kind} for completions, expected their likelihood: leave --readout out"
             )
+        refuse_unused(given, {"readout": "completions"})
         return Completion(settings.max_length)
     if kind == "auto":
         kind = native_readout(settings.model, settings.revision) if train.modality == "text" else "head"
@@ -265,6 +278,8 @@ def choose_readout(settings: Settings, task: Task, train: Examples) -> Readout:
             f"got --readout {kind} for {train.modality} data, expected a classification head: use "
             "--readout head"
         )
+    inputs = "text" if train.modality == "text" else MEDIA_INPUTS
+    refuse_unused(given, {"readout": kind, "inputs": inputs})
     if kind == "prompt":
         words = _one_per_label(task, "--label-words", settings.label_words or task.label_words)
         prompt = CausalPrompt if is_causal(settings.model, settings.revision) else MaskPrompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, Literal
 
 from tangentlora.blocks import padded
 from tangentlora.errors import InputError
@@ -13,7 +13,6 @@ from tangentlora.report.columns import aligned
 from tangentlora.report.wording import ABSENT, relative
 from tangentlora.solvers.descent import Descent
 from tangentlora.solvers.solution import Solution, Status
-from tangentlora.studies.settings import Initialisation
 from tangentlora.theory.rates import LocalRate, local_rate, measured_factor, spectrum
 
 AGREES = 0.1
@@ -34,6 +33,9 @@ which is averaged over eight digits."""
 PRECISE = 1e-9
 """The largest relative gap of an optimum whose F* is taken. A gap is of first order in the error of the
 factors and F − F* of second, so that F* is then right to rounding."""
+
+STARTS: tuple[Literal["paper", "spectral"], ...] = ("paper", "spectral")
+"""Those of which the rate is measured."""
 
 _DIGITS = 16  # that a run is given the time for, at the predicted rate: fourteen, and two to get there
 
@@ -112,7 +114,7 @@ def rates(
         rate = learning_rate or 1 / float(spectrum(problem, point)[0][-1])
         predicted = local_rate(problem, point, rate, momentum)
         epochs = math.ceil(min(_DIGITS * predicted.steps_per_digit, MOST_EPOCHS))
-        for start in get_args(Initialisation):
+        for start in STARTS:
             solver = Descent(
                 rank=rank,
                 epochs=epochs,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tangentlora.belongs import used_only
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.report.folder import RunFolder
@@ -91,7 +92,9 @@ def settings_of_run(folder: Path, run: Run) -> Settings:
         readout = given["readout"]
         given["readout"] = READOUTS[readout["readout"]]
         given["tangent_dir"] = Path(given["tangent_dir"])
-        return Settings(**given)
+        start = {} if given.get("init_from") is None else {"start": "an adapter to continue from"}
+        # an earlier version recorded what had no say as well
+        return Settings(**used_only(given, {"solver": given["solver"], "readout": given["readout"]} | start))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"got {folder / 'run.json'}, whose configuration cannot be read ({type(error).__name__}: "

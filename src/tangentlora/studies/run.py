@@ -141,6 +141,8 @@ def write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dic
         "status": solution.status.name,
         "message": solution.status.value,
         "epochs": solution.epochs,
+        "learning_rate": solution.learning_rate,
+        "learning_rates": [list(rate) for rate in solution.rates],
         "objective": certificate.objective,
         "factored_objective": certificate.factored_objective,
         "lower_bound": certificate.lower_bound,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from tangentlora.belongs import refuse_unused, used_only
 from tangentlora.errors import InputError
 
 SolverName = Literal["sgd", "adamw", "lbfgs", "proximal", "certified"]
-Initialisation = Literal["paper", "spectral"]
+Initialisation = Literal["paper", "spectral", "peft"]
 ReadoutName = Literal["auto", "prompt", "prototypes", "head"]
+HeadInit = Literal["probe", "checkpoint", "random"]
+Dtype = Literal["float32", "float64", "bfloat16"]
 
 
 def default_tangent_dir() -> Path:
@@ -29,11 +32,13 @@ class Settings:
     tokenizer take. `memory` is what a run may take in bytes, None all that is available when it begins.
     `learning_rate` belongs to the mean loss; `auto` chooses one from the curvature. `init_from` is an adapter
     to continue from, whose layers then are the targets. `outer` is the most Gauss–Newton steps on the real
-    network; 0 solves the network linearised at W once.
+    network; 0 solves the network linearised at W once. `init_scale` multiplies what is drawn of A. `momentum`
+    None is 0.9 for sgd; for proximal it is the growing one of FISTA, where a number keeps it constant and 0
+    is plain proximal gradient.
 
-    Raises InputError for sizes and memory below 1, a test fraction outside [0, 1) or beside test data, a
-    tolerance that is not positive, an unknown initialisation or one beside `init_from`, a λ that is not at
-    least 0, λ = 0 for the certified solver, and `outer` below 0 or with a solver that trains factors.
+    Raises InputError for values out of range, unknown names, λ = 0 for the certified solver, and for a
+    setting other than its default that has no say with the solver, the readout or the start: `BELONGS` says
+    which has.
     """
 
     model: str = "minilm"
@@ -55,7 +60,7 @@ class Settings:
     template: str | None = None
     label_words: tuple[str, ...] = ()
     prototypes: tuple[str, ...] = ()
-    head_init: Literal["probe", "checkpoint", "random"] = "probe"
+    head_init: HeadInit = "probe"
     max_length: int | None = None
     target_modules: tuple[str, ...] = ("query", "value")
     layers: str = "last"
@@ -67,9 +72,10 @@ class Settings:
     rank: int = 8
     epochs: int = 1000
     learning_rate: float | Literal["auto"] = "auto"
-    momentum: float = 0.9
+    momentum: float | None = None
     minibatch_size: int | None = None
     initialisation: Initialisation = "paper"
+    init_scale: float = 1.0
     init_from: str | None = None
     outer: int = 0
     freeze_a: bool = False
@@ -78,6 +84,12 @@ class Settings:
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
+        for name, known in _NAMES.items():
+            if (value := getattr(self, name)) not in known:
+                raise InputError(
+                    f"got the {name.replace('_', ' ')} {value!r}, expected one of {', '.join(known)}: change "
+                    f"--{name.replace('_', '-')}"
+                )
         if self.batch_size < 1 or self.test_limit < 1:
             raise InputError(
                 f"got batch size {self.batch_size} and test limit {self.test_limit}, expected at least 1 for "
@@ -92,16 +104,18 @@ class Settings:
             raise InputError(
                 f"got {self.memory} bytes of memory, expected at least 1: give --memory a size such as 4GB"
             )
+        for name in ("shots", "max_length", "rank", "epochs", "minibatch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                words = name.replace("_", " ")
+                raise InputError(
+                    f"got {words} {value}, expected at least 1: change --{name.replace('_', '-')}"
+                )
         if not 0 < self.tolerance < math.inf:
             raise InputError(
                 f"got tolerance {self.tolerance}, expected a positive number such as 1e-6: change --tolerance"
             )
-        if self.initialisation not in get_args(Initialisation):
-            raise InputError(
-                f"got the initialisation {self.initialisation!r}, expected one of "
-                f"{', '.join(get_args(Initialisation))}: change --initialisation"
-            )
-        if self.init_from is not None and self.initialisation != "paper":
+        self._require_descent()
+        if self.init_from is not None and self.initialisation == "spectral":
             raise InputError(
                 f"got the initialisation {self.initialisation!r} and an adapter to continue from, expected "
                 "one of them: leave out --initialisation or --init-from"
@@ -122,3 +136,52 @@ class Settings:
                 "got λ = 0 for the certified solver, expected λ > 0: at 0 a minimiser need not exist, so "
                 "give --lam a positive value or use --solver sgd"
             )
+        refuse_unused(self.given, self.chosen)
+
+    def _require_descent(self) -> None:
+        rate, momentum = self.learning_rate, self.momentum
+        if rate != "auto" and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise InputError(
+                f"got learning rate {rate}, expected auto or a positive number: change --learning-rate"
+            )
+        if momentum is not None and not 0 <= momentum < 1:
+            raise InputError(f"got momentum {momentum}, expected a number in [0, 1): change --momentum")
+        if not 0 < self.init_scale < math.inf:
+            raise InputError(
+                f"got an initial scale of {self.init_scale}, expected a positive number: change --init-scale"
+            )
+        if not 0 <= self.perturbation < math.inf:
+            raise InputError(
+                f"got perturbation {self.perturbation}, expected a finite number of at least 0: change "
+                "--perturbation"
+            )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the settings whose value is not the default."""
+        return tuple(
+            f.name for f in fields(self) if f.default is not MISSING and getattr(self, f.name) != f.default
+        )
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The choices, as `BELONGS` calls them, that are known from the settings alone."""
+        start = "the pretrained weights" if self.init_from is None else "an adapter to continue from"
+        known = {"solver": self.solver, "start": start}
+        return known if self.readout == "auto" else known | {"readout": self.readout}
+
+    def solved_by(self, solver: SolverName, **changes: Any) -> Settings:
+        """Return the settings with another solver, and without those that have no say with it."""
+        values = {name: getattr(self, name) for name in self.given} | {"solver": solver} | changes
+        kept = used_only(values, {"solver": solver})
+        return replace(Settings(**kept), tangent_dir=changes.get("tangent_dir", self.tangent_dir))
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "dtype": get_args(Dtype),
+    "readout": get_args(ReadoutName),
+    "head_init": get_args(HeadInit),
+    "solver": get_args(SolverName),
+    "initialisation": get_args(Initialisation),
+}
+"""The settings that are one of a few names."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tangentlora.errors import InputError
+from tangentlora.studies.layers import FULL, Layer, merged
 from tangentlora.studies.settings import Settings
 
 Variant = Literal[
     "certified",
     "lora",
     "full",
+    "full-plain",
     "published",
     "frozen-a",
     "perturbed",
@@ -22,11 +24,12 @@ Variant = Literal[
     "logistic-regression",
     "peft-lora",
 ]
-"""What is run on a case: the global optimum; LoRA; full fine-tuning; the published code's loop, whose weight
-decay has no effect; LoRA with A frozen; LoRA with a random Π; and what one would do without this project."""
+"""What is run on a case: the global optimum; LoRA; full fine-tuning by accelerated proximal gradient, whose
+step and momentum are its own; the same by plain proximal steps, at the study's learning rate; the published
+code's loop, whose weight decay has no effect; LoRA with A frozen; LoRA with a random Π; and what one would do
+without this project."""
 
 BASELINES: tuple[Variant, ...] = ("zero-shot", "logistic-regression", "peft-lora")
-_SIDE: tuple[Variant, ...] = ("published", "frozen-a", "perturbed")
 MAKERS = ("digits", "sounds")
 """The networks that the project trains itself, see `studies/offline`."""
 
@@ -84,7 +87,12 @@ class Cell:
     @property
     def name(self) -> str:
         """What tables and figures call the cell."""
-        title = {"certified": "certified optimum", "lora": "LoRA", "full": "full fine-tuning"}
+        title = {
+            "certified": "certified optimum",
+            "lora": "LoRA",
+            "full": "full fine-tuning",
+            "full-plain": "full fine-tuning, plain steps",
+        }
         rank = "" if self.rank is None else f" r={self.rank}"
         return title.get(self.variant, self.variant) + rank + (f", λ={self.lam:g}" if self.lam else "")
 
@@ -175,16 +183,23 @@ def plan(
         raise InputError(
             f"got the size {size!r}, expected one of {known} for the study {study.name}: correct --size"
         )
+    if nested := [member.name for member in members if member.members]:
+        raise InputError(
+            f"got the members {', '.join(nested)} in the study {study.name}, which have members themselves, "
+            "expected studies of one task: name those members"
+        )
     cases = []
     for member in members or [study]:
-        layers: list[Study | Mapping[str, Mapping[str, Any]]] = [
-            member,
-            member.sizes.get(size, {}),
-            study,
-            study.sizes.get(size, {}),
-        ]
-        common = _settings(_merged("settings", layers, settings), study.name)
-        chosen = _grid(_merged("grid", layers, grid), study.name)
+        layers = [*_layers(member, size), *(_layers(study, size) if members else ())]
+        layers.append(Layer("what is given here", settings or {}, grid or {}))
+        whole = merged(layers, {f.name: str(f.type) for f in fields(Grid)}, Grid.variants)
+        chosen = _grid(whole.grid)
+        common = Settings(**whole.settings)
+        if "perturbed" in chosen.variants and not common.perturbation:
+            raise InputError(
+                "got the variant perturbed with a perturbation of 0, expected a positive one such as 0.001: "
+                "give --perturbation"
+            )
         made = None if "model" in (settings or {}) else member.made or study.made
         for seed in chosen.seeds:
             case = replace(common, data_seed=seed, seed=seed, lam=chosen.lams[0])
@@ -192,16 +207,12 @@ def plan(
     return Plan(study, size, tuple(cases))
 
 
-def _merged(
-    part: Literal["settings", "grid"],
-    layers: Sequence[Study | Mapping[str, Mapping[str, Any]]],
-    given: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the settings or the grid of all layers together, the later ones winning."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged |= getattr(layer, part) if isinstance(layer, Study) else layer.get(part, {})
-    return merged | dict(given or {})
+def _layers(study: Study, size: str) -> list[Layer]:
+    changed = study.sizes.get(size, {})
+    return [
+        Layer(f"the study {study.name}", study.settings, study.grid),
+        Layer(f"the study {study.name}, size {size}", changed.get("settings", {}), changed.get("grid", {})),
+    ]
 
 
 def _cells(grid: Grid) -> Iterator[Cell]:
@@ -211,7 +222,7 @@ def _cells(grid: Grid) -> Iterator[Cell]:
     for variant in grid.variants:
         if variant == "certified" or variant in BASELINES:
             continue
-        ranks = {"lora": grid.ranks, "full": (None,)}.get(variant, grid.side_ranks)
+        ranks = grid.ranks if variant == "lora" else (None,) if variant in FULL else grid.side_ranks
         for lam in grid.lams:
             for rank in ranks:
                 yield Cell(variant, rank, lam)
@@ -222,6 +233,16 @@ def _cells(grid: Grid) -> Iterator[Cell]:
 
 def _shipped() -> list[Any]:
     return list(files("tangentlora.studies").joinpath("configurations").iterdir())
+
+
+_SHAPES: tuple[tuple[str, type, str], ...] = (
+    ("title", str, "a sentence"),
+    ("about", str, "sentences"),
+    ("members", list, "a list of studies"),
+    ("settings", dict, "names with values"),
+    ("grid", dict, "names with values"),
+    ("sizes", dict, "names with settings and a grid"),
+)
 
 
 def _parse(name: str, where: str, text: str) -> Study:
@@ -237,32 +258,35 @@ def _parse(name: str, where: str, text: str) -> Study:
             f"got {where} with {sorted(values) if isinstance(values, dict) else values!r}, expected title, "
             f"about and any of {', '.join(sorted(known - {'title', 'about'}))}: correct the file"
         )
+    for part, kind, word in _SHAPES:
+        if not isinstance(values.get(part, kind()), kind):
+            raise InputError(
+                f"got {part}: {values[part]!r} in the study {name}, expected {word}: correct {where}"
+            )
     if values.get("made") not in (None, *MAKERS):
         raise InputError(f"got made: {values['made']!r} in {where}, expected one of {', '.join(MAKERS)}")
+    _require_sizes(values.get("sizes", {}), where)
     return Study(name, **{**values, "members": tuple(values.get("members", ()))})
 
 
-def _settings(values: Mapping[str, Any], study: str) -> Settings:
-    known = {f.name for f in fields(Settings)}
-    return Settings(**_known(values, known, f"settings of the study {study}"))
+def _require_sizes(sizes: Any, where: str) -> None:
+    """Raise InputError where a size is no mapping, or holds more than settings and a grid."""
+    known = {"settings", "grid"}
+    named = sizes if isinstance(sizes, Mapping) else {"sizes": sizes}
+    for name, size in named.items():
+        if not isinstance(size, Mapping) or not set(size) <= known:
+            got = ", ".join(map(str, size)) if isinstance(size, Mapping) else repr(size)
+            raise InputError(
+                f"got {got} in the size {name} of {where}, expected settings and grid: correct the file"
+            )
 
 
-def _grid(values: Mapping[str, Any], study: str) -> Grid:
-    given = _known(values, {f.name for f in fields(Grid)}, f"grid of the study {study}")
+def _grid(values: Mapping[str, Any]) -> Grid:
     variants = get_args(Variant)
-    unknown = sorted({*given.get("variants", ()), *given.get("real", ())} - set(variants))
+    unknown = sorted({*values.get("variants", ()), *values.get("real", ())} - set(variants))
     if unknown:
         raise InputError(
             f"got the variants {', '.join(unknown)}, expected some of {', '.join(variants)}: correct "
             "--variants or --real"
         )
-    return Grid(**given)
-
-
-def _known(values: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
-    if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"got {', '.join(unknown)} in the {where}, expected some of "
-            f"{', '.join(sorted(known))}: correct it"
-        )
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Grid(**values)

@@ -7,7 +7,6 @@ its optimum; what Π costs in P is bounded apart. Source of the theorem: Jang, L
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,10 +16,10 @@ from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, nuclear_norm
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
-from tangentlora.report.wording import listing
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.factored import perturbation
 from tangentlora.studies.landscape import Landscape, Outcome, Run
+from tangentlora.studies.limits import check_survey
 from tangentlora.studies.rest import Start, begin, rest
 from tangentlora.theory.hessian import Hessian
 from tangentlora.theory.perturbed import perturbation_cost, perturbed_gap
@@ -75,21 +74,6 @@ def survey(
         problem.objective(best.factors) - optimum.objective,
         perturbation_cost(noise, nuclear_norm(optimum.factors)),
     )
-
-
-def check_survey(ranks: Sequence[int], size: float | None, repeats: int) -> None:
-    """Raise InputError for no ranks or one below 1, a ‖Π‖₂ that is not positive, and repeats below 1."""
-    if not ranks or min(ranks) < 1:
-        raise InputError(
-            f"got the ranks {listing(ranks) or '(none)'}, expected at least one, none below 1: change --ranks"
-        )
-    if size is not None and not 0 < size < math.inf:
-        raise InputError(
-            f"got ‖Π‖₂ = {size}, expected a positive number, far below λ: the theorem is about a perturbed "
-            "objective, so change --perturbation or leave it out"
-        )
-    if repeats < 1:
-        raise InputError(f"got {repeats} repeats of each random start, expected at least 1: change --repeats")
 
 
 def _judged(run: Run, runs: Sequence[Run], tolerance: float) -> Run:
