@@ -61,4 +61,7 @@ def small_plan(
         "dev_lams": (0.2,),
         "variants": ("certified", "lora", "full", "published", "zero-shot"),
     }
-    return plan(load_study(str(yaml)), "full", given | (settings or {}), chosen | (grid or {}))
+    chosen |= grid or {}
+    if not {"published", "frozen-a", "perturbed"} & set(chosen["variants"]):
+        chosen.pop("side_ranks")  # which are those of these variants
+    return plan(load_study(str(yaml)), "full", given | (settings or {}), chosen)

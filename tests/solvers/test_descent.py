@@ -445,3 +445,40 @@ def test_on_the_device_of_the_problem(device: torch.device) -> None:
     solution = Descent(rank=4, method="lbfgs").solve(problem)
     assert solution.status is Status.GLOBAL_OPTIMUM
     assert all(w.device.type == device.type for pair in solution.factors.values() for w in pair)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_chosen_rate_never_leaves_the_objective_above_its_start(seed: int, momentum: float) -> None:
+    problem = random_problem(seed, lam=0.002)
+    solution = Descent(rank=3, epochs=150, momentum=momentum, seed=seed).solve(problem)
+    start = solution.trace[0][1]
+    assert max(value for _, value in solution.trace) <= start + 1e-9 * max(1.0, start)
+    assert solution.learning_rate == solution.rates[-1][1] <= solution.rates[0][1]
+
+
+def test_a_given_rate_that_ends_above_its_start_is_said() -> None:
+    problem = random_problem(1, "squared", lam=0.01)
+    fine = Descent(rank=3, epochs=40, momentum=0.0).solve(problem)
+    assert fine.learning_rate is not None
+    assert fine.status is not Status.ABOVE_START
+    spoiled = Descent(rank=3, epochs=40, momentum=0.0, learning_rate=40 * fine.rates[0][1]).solve(problem)
+    assert spoiled.status in (Status.ABOVE_START, Status.DIVERGED)
+    assert "lower the learning rate" in spoiled.status.value
+
+
+def test_a_curve_of_minibatches_has_one_measure() -> None:
+    problem = random_problem(n_examples=12)
+    solution = Descent(rank=2, epochs=9, batch_size=5, learning_rate=0.05, momentum=0.0).solve(problem)
+    logged = {record.epoch: record.objective for record in solution.history}
+    trace = dict(solution.trace)
+    assert set(logged) <= set(trace)
+    for epoch, objective in logged.items():
+        assert trace[epoch] == pytest.approx(objective, rel=1e-9)
+
+
+def test_a_momentum_without_a_say_is_refused() -> None:
+    with pytest.raises(InputError, match=r"got momentum 0\.5 for adamw, where it has no say"):
+        Descent(method="adamw", momentum=0.5)
+    with pytest.raises(InputError, match=r"got an initial scale of 0\.0, expected a positive number"):
+        Descent(init_scale=0.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -163,3 +164,53 @@ def test_on_the_device_of_the_problem(device: torch.device) -> None:
     solution = Proximal().solve(random_problem(device=device))
     assert solution.status is Status.GLOBAL_OPTIMUM
     assert all(w.device.type == device.type for pair in solution.factors.values() for w in pair)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_plain_steps_at_a_rate_below_two_over_l_lower_the_objective_at_every_step(share: float) -> None:
+    problem = random_problem(2, lam=0.02)
+    inner = problem.reduced[0]
+    smooth = inner.loss.smoothness * float(inner.kernel_eigenvalues[-1]) / len(inner.f0)
+    rate = share * 2 / smooth
+    solution = Proximal(epochs=60, learning_rate=rate, momentum=0.0, tolerance=1e-12).solve(problem)
+    values = [value for _, value in solution.trace]
+    assert all(after <= before + 1e-12 for before, after in pairwise(values))
+    assert solution.rates == ((0, rate),)
+    assert solution.learning_rate == rate
+
+
+def test_one_plain_step_is_the_proximal_gradient_step_at_the_given_rate() -> None:
+    problem, rate = random_problem(2, lam=0.02), 0.3
+    solution = Proximal(epochs=1, learning_rate=rate, momentum=0.0, tolerance=1e-12).solve(problem)
+    gradient = problem.jacobian.adjoint(problem.dual_point(problem.f0))
+    for name, (u, v) in solution.factors.items():
+        left, sigma, right = torch.linalg.svd(-rate * gradient[name], full_matrices=False)
+        expected = left @ torch.diag((sigma - rate * problem.lam).clamp(min=0)) @ right
+        assert float((u @ v.T - expected).abs().max()) < 1e-9 * (1 + float(expected.abs().max()))
+
+
+def test_acceleration_is_what_makes_full_fine_tuning_need_few_epochs() -> None:
+    problem = random_problem(2, lam=0.005)
+    accelerated = Proximal(epochs=200, tolerance=1e-12).solve(problem)
+    plain = Proximal(epochs=200, momentum=0.0, tolerance=1e-12).solve(problem)
+    assert plain.history[-1].gap > accelerated.history[-1].gap
+    assert plain.status is not Status.ABOVE_START
+    assert plain.learning_rate is not None
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e200])
+def test_a_rate_that_is_too_large_is_said(rate: float) -> None:
+    problem = random_problem(2, lam=0.0005)
+    solution = Proximal(epochs=30, learning_rate=rate, momentum=0.0).solve(problem)
+    assert solution.status in (Status.DIVERGED, Status.ABOVE_START)
+    assert all(bool(w.isfinite().all()) for pair in solution.factors.values() for w in pair)
+
+
+def test_a_rate_or_momentum_out_of_range_is_refused() -> None:
+    problem = random_problem(2)
+    for solver, message in [
+        (Proximal(learning_rate=0.0), "got learning rate 0.0"),
+        (Proximal(momentum=1.0), "got momentum 1.0"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            solver.solve(problem)

@@ -129,5 +129,5 @@ def test_bad_input_is_told_before_any_work(
 
 
 def test_ranks_that_fit_no_matrix_are_told(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"got the ranks 64, expected one of at most 32, the smaller side"):
+    with pytest.raises(InputError, match=r"got rank 64, expected 1 to 32, .* change --rank, or --ranks"):
         advise(small_settings(folder), (64,))

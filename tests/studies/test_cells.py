@@ -59,7 +59,8 @@ def test_the_record_of_a_trained_run(prepared: Prepared, sets: Sequence[Linearis
     assert not any(key.startswith("dev") for key in seen[0][1])
     # epochs have their objective, but for those that were taken back; where logged it is the one logged
     trace = dict(map(tuple, record["trace"]))
-    assert len(trace) > 0.9 * record["epochs"]
+    assert len(trace) > 0.8 * record["epochs"]
+    assert max(trace.values()) <= trace[0] + 1e-9  # what rose above the start was taken back
     assert set(trace) <= set(range(record["epochs"] + 1))
     for row in record["curve"]:
         assert trace[row["epoch"]] == pytest.approx(row["objective"], rel=1e-9)

@@ -151,7 +151,8 @@ def test_a_certified_run_that_still_moves_is_not_told_to_train_on(examination: E
 
 
 def test_a_perturbed_run_is_judged_by_its_own_objective(settings: Settings, tmp_path: Path) -> None:
-    perturbed = replace(settings, solver="lbfgs", perturbation=1e-2, rank=3, epochs=600, tolerance=1e-12)
+    changes = {"perturbation": 1e-2, "rank": 3, "epochs": 600, "tolerance": 1e-12}
+    perturbed = settings.solved_by("lbfgs", **changes)
     fit(perturbed, tmp_path / "run")
     said = described(examine(tmp_path / "run", which=("stationarity", "rate")))
     assert said["stationarity"]["perturbed"]

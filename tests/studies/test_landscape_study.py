@@ -89,7 +89,7 @@ def test_layers_without_rows_are_left_out_and_outputs_without_any_layer_refused(
         ((1,), -1.0, 1, "expected a positive number"),
         ((1,), math.inf, 1, "expected a positive number"),
         ((1,), None, 0, "expected at least 1: change --repeats"),
-        ((1, 640), None, 1, "expected none above"),
+        ((1, 640), None, 1, "got rank 640, expected 1 to 32, the smaller side"),
     ],
 )
 def test_bad_requests_are_refused(

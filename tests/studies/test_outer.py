@@ -13,6 +13,7 @@ import torch
 from random_factors import random_factors
 from small_runs import small_settings
 from tangentlora.adapters import loaded_outputs
+from tangentlora.belongs import used_only
 from tangentlora.errors import InputError
 from tangentlora.models.attach import attached
 from tangentlora.problem.losses import CrossEntropy
@@ -178,9 +179,8 @@ def test_a_fit_continues_from_an_adapter_with_its_layers(folder: Path, adapter: 
     assert prepared.start is not None
     assert set(prepared.start) == {target.name for target in prepared.targets}
     assert len(prepared.targets) == 4
-    record = fit(
-        small_settings(folder, solver=solver, rank=3, epochs=3, lam=0.05, init_from=adapter), folder / solver
-    )
+    given = used_only({"rank": 3, "epochs": 3}, {"solver": solver})
+    record = fit(small_settings(folder, solver=solver, lam=0.05, init_from=adapter, **given), folder / solver)
     begun = json.loads((folder / solver / "metrics.jsonl").read_text().splitlines()[0])
     at_start = prepared.problem.objective(prepared.start)
     cold = prepared.problem.objective(prepared.problem.zero())

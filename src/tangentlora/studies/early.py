@@ -91,7 +91,7 @@ def require_rank(settings: Settings, shapes: Iterable[tuple[int, int]]) -> None:
     if settings.solver in LORA and settings.rank > most:
         raise InputError(
             f"got rank {settings.rank}, expected 1 to {most}, the smaller side of the smallest adapted "
-            "matrix: change --rank"
+            "matrix: change --rank, or --ranks"
         )
 
 

@@ -14,7 +14,8 @@ LEAST_FRACTION = 1e-12
 def require_ranks(ranks: Sequence[int]) -> None:
     """Raise InputError for no ranks or one below 1."""
     if not ranks or min(ranks) < 1:
-        listed = ", ".join(map(str, ranks)) or "(none)"
+        *most, last = map(str, ranks or ("(none)",))
+        listed = f"{', '.join(most)} and {last}" if most else last
         raise InputError(f"got the ranks {listed}, expected at least one, none below 1: change --ranks")
 
 

@@ -53,7 +53,7 @@ def test_a_study_fills_a_document(tmp_path: Path) -> None:
     assert blocks["made-figure-loss"].startswith("![Line charts of the objective")
     assert "](figures/made/loss.svg)" in blocks["made-figure-loss"]
     assert r"where P\* is the certified optimum" in blocks["made-figure-distance"]
-    assert "Tasks: mr. Seeds: 13. Training examples: 32 per case." in blocks["made-cases"]
+    assert "Tasks: mr. Seeds: 13. λ: 0.01. Training examples: 32 per case." in blocks["made-cases"]
     page = "".join(f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in blocks)
     assert blocks["made-worth"].strip() in fill(page, blocks)
 
@@ -68,7 +68,7 @@ def test_a_study_without_a_variant_has_no_block_of_it(tmp_path: Path) -> None:
 def test_the_summary_is_the_title_and_the_tables(tmp_path: Path) -> None:
     made.write(tmp_path, made.study(("mr",), ranks=(8,)))
     lines = study_summary(tmp_path).splitlines()
-    assert lines[0] == "Six tasks, made up: 1 task, 3 seeds, 27 cells."
+    assert lines[0] == "Six tasks, made up: 1 task, 3 seeds, 27 cells. λ = 0.01."
     assert lines[2].startswith("| relative excess, mean (largest)")
     assert max(map(len, lines)) < 150
     with pytest.raises(InputError, match="expected the folder of a study"):

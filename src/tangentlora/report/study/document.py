@@ -12,6 +12,7 @@ from tangentlora.report.study.figures import draw_study
 from tangentlora.report.study.reading import read_study, read_timings
 from tangentlora.report.study.results import Study
 from tangentlora.report.study.summary import tables_of
+from tangentlora.report.wording import plain
 
 _MARKER = re.compile(r"^<!-- (begin|end) (\S+) -->$", re.MULTILINE)
 
@@ -86,8 +87,9 @@ def _reference(picture: Picture, place: str) -> str:
 
 def _cases(study: Study) -> str:
     """Return what was run, in a sentence or two."""
-    tasks = ", ".join(group.label for group in study.groups)
+    tasks = ", ".join(group.label for group in study.tasks)
+    lams = f" λ: {', '.join(map(plain, study.lams))}." if study.lams else ""
     seeds = ", ".join(map(str, sorted({case.seed for case in study.cases})))
     examples = sorted({case.n_train for case in study.cases})
     sizes = f"{examples[0]}" if len(examples) == 1 else f"{examples[0]} to {examples[-1]}"
-    return f"{study.about}\n\nTasks: {tasks}. Seeds: {seeds}. Training examples: {sizes} per case.\n"
+    return f"{study.about}\n\nTasks: {tasks}. Seeds: {seeds}.{lams} Training examples: {sizes} per case.\n"

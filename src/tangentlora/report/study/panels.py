@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 from tangentlora.report.canvas import COLOURS, DASHES, GRID, INK, MARKERS, Style, blank
 from tangentlora.report.study.results import Group, Study
 from tangentlora.report.study.series import Band
+from tangentlora.report.wording import listing, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CERTIFIED = "certified optimum"
-FULL = "full fine-tuning"
-FULL_STYLE = Style(INK, "D", (0, (4, 1.5, 1, 1.5)))
+FULL: dict[str, tuple[str, str, Style]] = {
+    "full": ("full fine-tuning", "full", Style(INK, "D", (0, (4, 1.5, 1, 1.5)))),
+    "full-plain": ("full fine-tuning, plain steps", "plain", Style(INK, "d", (0, (1, 1.2)))),
+}
+"""Full fine-tuning, accelerated and by plain steps: in words, on an axis, and its style."""
 
 # Six signs of the canvas and two more, for ranks 1 to 128.
 _COLOURS = (*COLOURS, "#6f4e9c", "#7d5a35")
@@ -37,9 +41,13 @@ def runs_of(study: Study) -> list[tuple[str, str, int | None, Style]]:
     runs: list[tuple[str, str, int | None, Style]] = [
         (f"LoRA r={rank}", "lora", rank, signs[rank]) for rank in study.ranks()
     ]
-    if any(cell.variant == "full" for case in study.cases for cell in case.cells):
-        runs.append((FULL, "full", None, FULL_STYLE))
-    return runs
+    return [*runs, *((FULL[variant][0], variant, None, FULL[variant][2]) for variant in full_of(study))]
+
+
+def full_of(study: Study) -> list[str]:
+    """Return the variants of full fine-tuning that the study has."""
+    found = {cell.variant for case in study.cases for cell in case.cells}
+    return [variant for variant in FULL if variant in found]
 
 
 def multiples(groups: Sequence[Group], **more: Any) -> tuple[Figure, list[Axes]]:
@@ -110,11 +118,12 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend(list(handles.values()), list(handles), **place)
 
 
-def rank_axis(axes: Iterable[Axes], ranks: Sequence[int], full: bool) -> None:
+def rank_axis(axes: Iterable[Axes], study: Study) -> None:
     """Label the places 0, 1, … with LoRA ranks and the last with full fine-tuning, set apart."""
-    places = [*map(float, range(len(ranks))), *([len(ranks) + 0.4] if full else [])]
+    ranks, full = study.ranks(), [FULL[variant][1] for variant in full_of(study)]
+    places = [*map(float, range(len(ranks))), *(len(ranks) + 0.4 + i for i in range(len(full)))]
     for ax in axes:
-        ax.set_xticks(places, [*map(str, ranks), *(["full"] if full else [])], fontsize=8.5)
+        ax.set_xticks(places, [*map(str, ranks), *full], fontsize=8.5)
         ax.set_xlim(-0.6, max(places) + 0.7)
         ax.grid(visible=False, axis="x")
         if full and ranks:
@@ -130,6 +139,24 @@ def seeds(groups: Sequence[Group]) -> str:
 
 
 def over_seeds(groups: Sequence[Group], shown: str = "bands") -> str:
-    """Return the sentence on what was averaged over how many seeds, for a caption."""
+    """Return the sentences on λ and on what was averaged over how many seeds, for a caption."""
     n = seeds(groups)
-    return "One seed." if n == "one seed" else f"Means over {n}, {shown} of ± one standard deviation."
+    said = "One seed." if n == "one seed" else f"Means over {n}, {shown} of ± one standard deviation."
+    lams = list(dict.fromkeys(group.lam for group in groups if group.lam is not None))
+    return f"λ = {plain(lams[0])}. {said}" if len(lams) == 1 else said
+
+
+def learning_rates(groups: Sequence[Group], runs: Sequence[tuple[str, int | None]]) -> str:
+    """Return the sentence on the learning rates at the end of the runs, empty where none is known."""
+    found: dict[str, list[float]] = {}
+    for variant, rank in runs:
+        name = FULL[variant][0] if variant in FULL else "LoRA"
+        rates = [cell.learning_rate for group in groups for _, cell in group.cells(variant, rank)]
+        found.setdefault(name, []).extend(rate for rate in rates if rate is not None)
+    told = [f"{name} {_span(rates)}" for name, rates in found.items() if rates]
+    return f" Learning rates at the end: {listing(told)}." if told else ""
+
+
+def _span(rates: Sequence[float]) -> str:
+    low, high = (plain(float(f"{rate:.3g}")) for rate in (min(rates), max(rates)))
+    return low if low == high else f"{low} to {high}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tangentlora.report.canvas import COLOURS, INK, MUTED, SHADE, Picture, finish, log_ticks
 from tangentlora.report.parsing import Number
 from tangentlora.report.study.panels import (
+    FULL,
+    full_of,
     label_axes,
     legend,
     multiples,
@@ -51,7 +53,7 @@ def trade_off_figure(study: Study) -> Picture | None:
             ticks, labels = [*ticks, 3.4 * most], [*labels, "never"]
         ax.set_yticks(ticks, labels)
     _memory(memory, groups, places)
-    rank_axis([*axes, memory], study.ranks(), places[-1][2] == "full")
+    rank_axis([*axes, memory], study)
     label_axes(
         figure,
         [*axes, memory],
@@ -68,7 +70,7 @@ def trade_off_figure(study: Study) -> Picture | None:
         "Rank against epochs and memory",
         f"First epoch at which F(u, v) − P* ≤ {tolerance(study.within)} · max(1, |P*|), for the runs that "
         f"came so near. {over_seeds(groups, 'bars')}{never} Memory: trained weights, their gradient and "
-        "momentum buffer.",
+        "buffers of the method.",
         "Charts against LoRA rank, one panel per task and one of memory. Epochs for "
         f"{' '.join(told)} Memory: {weights}.",
     )
@@ -92,7 +94,7 @@ def optimality_figure(study: Study) -> Picture | None:
         ax.text(
             0.985, 1.1 * study.within, f"within {tolerance(study.within)}", fontsize=8, color=MUTED, **where
         )
-    rank_axis(axes, study.ranks(), places[-1][2] == "full")
+    rank_axis(axes, study)
     label_axes(figure, axes, "LoRA rank r, and full fine-tuning", "relative distance at the end")
     legend(figure, axes)
     told = []
@@ -115,9 +117,8 @@ def optimality_figure(study: Study) -> Picture | None:
 def _places(study: Study) -> list[Place]:
     ranks = study.ranks()
     places: list[Place] = [(float(i), f"LoRA r={rank}", "lora", rank) for i, rank in enumerate(ranks)]
-    if any(cell.variant == "full" for case in study.cases for cell in case.cells):
-        places.append((len(ranks) + 0.4 if ranks else 0.0, "full fine-tuning", "full", None))
-    return places
+    first = len(ranks) + 0.4 if ranks else 0.0
+    return places + [(first + i, FULL[variant][0], variant, None) for i, variant in enumerate(full_of(study))]
 
 
 def _epochs(ax: Axes, group: Group, places: list[Place], strip: float) -> None:
@@ -127,8 +128,8 @@ def _epochs(ax: Axes, group: Group, places: list[Place], strip: float) -> None:
         counts = group.epochs(variant, rank)
         epochs = mean_of(counts)
         sign: dict[str, Any] = {"color": COLOURS[0], "marker": "o"}
-        if variant == "full":
-            sign = {"color": INK, "marker": "D"}
+        if variant in FULL:
+            sign = {"color": INK, "marker": FULL[variant][2].marker}
         missed = counts.count(None)
         if epochs is not None:
             # A logarithmic axis has no room below zero.
@@ -148,7 +149,7 @@ def _memory(ax: Axes, groups: list[Group], places: list[Place]) -> None:
     lora = [(x, sizes[x]) for x, _, variant, _ in places if variant == "lora" and x in sizes]
     if lora:
         ax.plot(*zip(*lora, strict=True), color=COLOURS[2], marker="^", markersize=6.5, linewidth=1.4)
-    full = [(x, sizes[x]) for x, _, variant, _ in places if variant == "full" and x in sizes]
+    full = [(x, sizes[x]) for x, _, variant, _ in places if variant in FULL and x in sizes]
     ax.plot(*(zip(*full, strict=True) if full else ((), ())), color=INK, marker="D", linestyle="none")
     ax.set_title("memory of training, MB")
     if sizes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from tangentlora.report.parsing import Number, parse_mapping, parse_number, parse_object
 from tangentlora.report.standing import parse_standing, standing_of_losses
+from tangentlora.report.wording import plain
 from tangentlora.theory.standing import Standing
 
-COMPARED = ("lora", "full", "frozen-a", "perturbed", "published")
+COMPARED = ("lora", "full", "full-plain", "frozen-a", "perturbed", "published")
 """The variants that train at one λ and are held against the certified optimum of the same λ."""
 
 
@@ -49,6 +51,7 @@ class Cell:
     certified: bool
     relative_excess: Number
     epochs_to_optimum: int | None
+    learning_rate: Number
     state_bytes: Number
     rank_reached: int | None
     ranks: dict[str, int]
@@ -91,6 +94,7 @@ class Cell:
             certified=values.get("certified") is True,
             relative_excess=parse_number(values.get("relative_excess")),
             epochs_to_optimum=_whole(values.get("epochs_to_optimum")),
+            learning_rate=parse_number(values.get("learning_rate")),
             state_bytes=parse_number(values.get("state_bytes")),
             rank_reached=_whole(values.get("rank_reached")),
             ranks=parse_mapping(values.get("ranks"), int),
@@ -106,7 +110,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Case:
-    """One task with one seed, and every cell that was run on it."""
+    """One task with one seed, and every cell that was run on it; `at` is the λ that is looked at, if any."""
 
     name: str
     task: str
@@ -118,13 +122,24 @@ class Case:
     constraints: int
     before: Scores
     cells: tuple[Cell, ...]
+    at: Number = None
+
+    @property
+    def lams(self) -> tuple[float, ...]:
+        """Every λ of the runs that are compared, in order; without runs those of the certified answers."""
+        compared = [cell.lam for cell in self.cells if cell.variant in COMPARED]
+        certified = [cell.lam for cell in self.cells if cell.variant == "certified"]
+        return tuple(dict.fromkeys(lam for lam in compared or certified if lam is not None))
 
     @property
     def lam(self) -> Number:
-        """The λ of the runs that are compared; that of the certified answer where it is alone, or None."""
-        compared = [cell.lam for cell in self.cells if cell.variant in COMPARED]
-        alone = [cell.lam for cell in self.cells if cell.variant == "certified"]
-        return compared[0] if compared else alone[0] if len(alone) == 1 else None
+        """The λ that is looked at, or else the only one; None where there are several."""
+        return self.lams[0] if self.at is None and len(self.lams) == 1 else self.at
+
+    @property
+    def each(self) -> tuple[Case, ...]:
+        """The case at each of its λ; the case itself where it has none."""
+        return tuple(replace(self, at=lam) for lam in self.lams) or (self,)
 
     def cell(self, variant: str, rank: int | None = None) -> Cell | None:
         """Return the cell of this variant and rank at the case's λ, or the baseline of this name."""
@@ -159,10 +174,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Group:
-    """The cases that differ by seed only, which are averaged."""
+    """The cases that differ by seed only, at one λ, which are averaged."""
 
     label: str
     cases: tuple[Case, ...]
+
+    @property
+    def lam(self) -> Number:
+        """The λ of the group."""
+        return self.cases[0].lam
 
     def cells(self, variant: str, rank: int | None = None) -> list[tuple[Case, Cell]]:
         """Return the cells of one variant and rank, each with its case."""
@@ -187,13 +207,18 @@ class Study:
 
     @property
     def groups(self) -> list[Group]:
-        """The cases by task, model and readout in the order of the study, named by what tells them apart."""
-        keys = list(dict.fromkeys(_key(case) for case in self.cases))
-        differ = [i == 0 or len({key[i] for key in keys}) > 1 for i in range(3)]
-        labels = {
-            key: ", ".join(part for part, shown in zip(key, differ, strict=True) if shown) for key in keys
-        }
-        return [Group(labels[key], tuple(c for c in self.cases if _key(c) == key)) for key in keys]
+        """The cases by task, model, readout and λ, in the order of the study; labels say what differs."""
+        return _grouped([at for case in self.cases for at in case.each])
+
+    @property
+    def tasks(self) -> list[Group]:
+        """The cases by task, model and readout, whatever their λ."""
+        return _grouped(self.cases)
+
+    @property
+    def lams(self) -> tuple[float, ...]:
+        """Every λ at which runs are compared, in the order of the study."""
+        return tuple(dict.fromkeys(lam for case in self.cases for lam in case.lams))
 
     def ranks(self, variant: str = "lora") -> list[int]:
         """Return the ranks at which a variant was run anywhere in the study, the smallest first."""
@@ -217,8 +242,16 @@ class Study:
         )
 
 
-def _key(case: Case) -> tuple[str, str, str]:
-    return case.task, case.model, case.readout
+def _grouped(cases: Sequence[Case]) -> list[Group]:
+    keys = list(dict.fromkeys(map(_key, cases)))
+    differ = [i == 0 or len({key[i] for key in keys}) > 1 for i in range(4)]
+    labels = {key: ", ".join(part for part, shown in zip(key, differ, strict=True) if shown) for key in keys}
+    order = sorted(keys, key=lambda key: [other[:3] for other in keys].index(key[:3]))
+    return [Group(labels[key], tuple(c for c in cases if _key(c) == key)) for key in order]
+
+
+def _key(case: Case) -> tuple[str, str, str, str]:
+    return case.task, case.model, case.readout, "" if case.at is None else f"λ = {plain(case.at)}"
 
 
 def _whole(value: Any) -> int | None:

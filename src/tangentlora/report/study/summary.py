@@ -10,6 +10,7 @@ from tangentlora.report.study.reading import Seconds, read_study, read_timings
 from tangentlora.report.study.results import Study
 from tangentlora.report.study.tables import certificates_table, claims_table, epochs_table, published_table
 from tangentlora.report.study.worth import wins_table, worth_table
+from tangentlora.report.wording import listing, plain
 
 
 def tables_of(study: Study, timings: Mapping[str, Seconds]) -> dict[str, str]:
@@ -30,8 +31,9 @@ def study_summary(folder: Path) -> str:
     study = read_study(folder)
     seeds = {case.seed for case in study.cases}
     cells = sum(len(case.cells) for case in study.cases)
-    count = f"{_count(len(study.groups), 'task')}, {_count(len(seeds), 'seed')}, {_count(cells, 'cell')}."
-    heading = f"{study.title}: {count}"
+    count = f"{_count(len(study.tasks), 'task')}, {_count(len(seeds), 'seed')}, {_count(cells, 'cell')}."
+    lams = f" λ = {listing([plain(lam) for lam in study.lams])}." if study.lams else ""
+    heading = f"{study.title}: {count}{lams}"
     return (
         "\n".join([*_failing(study), heading, "", *tables_of(study, read_timings(folder)).values()]).rstrip()
         + "\n"

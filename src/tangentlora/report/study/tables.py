@@ -12,6 +12,7 @@ from tangentlora.report.wording import ABSENT, relative, tolerance
 Run = tuple[str, str, int | None]
 """Words, variant and rank of one row."""
 
+_FULL = {"full": "full fine-tuning", "full-plain": "full fine-tuning, plain steps"}
 _WORDS = {"lora": "LoRA", "frozen-a": "LoRA, A frozen", "perturbed": "LoRA, perturbed"}
 
 
@@ -109,11 +110,11 @@ def _runs(study: Study) -> list[Run]:
         for variant, words in _WORDS.items()
         for rank in study.ranks(variant)
     ]
-    return [*runs, ("full fine-tuning", "full", None)] if _has(study, "full") else runs
+    return [*runs, *((words, variant, None) for variant, words in _FULL.items() if _has(study, variant))]
 
 
 def _has_optimum(study: Study) -> bool:
-    return any(case.optimum is not None for case in study.cases)
+    return any(case.optimum is not None for group in study.groups for case in group.cases)
 
 
 def _has(study: Study, variant: str) -> bool:

@@ -11,6 +11,7 @@ from tangentlora.report.study.panels import (
     CERTIFIED,
     draw_band,
     label_axes,
+    learning_rates,
     legend,
     multiples,
     over_seeds,
@@ -61,7 +62,8 @@ def loss_figure(study: Study) -> Picture | None:
         figure,
         "loss",
         "Objective as training goes on",
-        f"F(u, v) = loss + λ · penalty of each LoRA rank and of full fine-tuning. {over_seeds(groups)}",
+        "F(u, v) = loss + λ · penalty of each LoRA rank and of full fine-tuning. "
+        f"{over_seeds(groups)}{_rates(study, groups)}",
         f"Line charts of the objective against epochs, one panel per task. {' '.join(told)}",
     )
 
@@ -92,7 +94,7 @@ def distance_figure(study: Study) -> Picture | None:
         "distance",
         "Distance to the certified optimum",
         "(F(u, v) − P*) / max(1, |P*|), where P* is the certified optimum of the same seed. "
-        f"{over_seeds(groups)} Both are taken of the logarithm.{floor}",
+        f"{over_seeds(groups)} Both are taken of the logarithm.{floor}{_rates(study, groups)}",
         "Line charts of the relative distance to the optimum against epochs, on logarithmic axes, one panel "
         f"per task. {' '.join(told)}",
     )
@@ -124,6 +126,10 @@ def accuracy_figure(study: Study) -> Picture | None:
         f"Accuracy of the linearised network on {size} test examples. {over_seeds(groups)}",
         f"Line charts of test accuracy against epochs, one panel per task. {' '.join(told)}",
     )
+
+
+def _rates(study: Study, groups: list[Group]) -> str:
+    return learning_rates(groups, [(variant, rank) for _, variant, rank, _ in runs_of(study)])
 
 
 def _lines(

@@ -56,7 +56,7 @@ def worth_table(study: Study, timings: Mapping[str, Seconds]) -> str:
     if len(methods) < 3:
         return ""
     rows, means = [], []
-    for group in study.groups:
+    for group in study.tasks:
         lams = sorted({cell.lam for case in group.cases if (cell := chosen(case)) and cell.lam is not None})
         scores = [mean_of(map(method.score, group.cases)) for method in methods]
         means.append(scores)
