@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
