@@ -18,7 +18,8 @@ from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.studies.label_order import count_outputs, in_head_order
-from tangentlora.studies.prepare import load_task, load_with_head
+from tangentlora.studies.prepare import load_with_head
+from tangentlora.studies.task_data import load_task
 from tiny_networks import tiny_module, tiny_processor
 
 

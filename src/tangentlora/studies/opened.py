@@ -39,9 +39,10 @@ from tangentlora.studies.bases import base_of
 from tangentlora.studies.early import MEDIA_INPUTS, refuse_data, refuse_live, require_adapter
 from tangentlora.studies.label_order import in_head_order
 from tangentlora.studies.notes import tell_cut
-from tangentlora.studies.prepare import brought_by, load_task, load_with_head
+from tangentlora.studies.prepare import brought_by, load_with_head
 from tangentlora.studies.reopen import READOUTS
 from tangentlora.studies.settings import Settings
+from tangentlora.studies.task_data import load_task
 
 _OURS = (
     *("model", "revision", "dtype", "readout", "template", "label_words", "prototypes", "head_init"),

@@ -13,14 +13,14 @@ from torch import Tensor
 from tangentlora.adapters import Adapter, read_adapter
 from tangentlora.belongs import refuse_unused
 from tangentlora.blocks import Factors, cast
-from tangentlora.data import COMPLETION, DataCheck, Examples, Splits, Task, check_data, load_splits
+from tangentlora.data import COMPLETION, DataCheck, Examples, Splits, Task, check_data
 from tangentlora.errors import InputError
 from tangentlora.models.brought import Brought
 from tangentlora.models.causal import CausalPrompt
 from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.completion import Completion
 from tangentlora.models.lengths import Cut, cut_of
-from tangentlora.models.load import load_config, load_network, load_sampling_rate, require_device
+from tangentlora.models.load import load_config, load_network, require_device
 from tangentlora.models.native import is_causal, native_readout
 from tangentlora.models.network import Network
 from tangentlora.models.probe import fit_linear_probe
@@ -38,6 +38,7 @@ from tangentlora.studies.notes import sentences
 from tangentlora.studies.plan import Plan
 from tangentlora.studies.planning import EncodedSet, plan_for
 from tangentlora.studies.settings import Settings
+from tangentlora.studies.task_data import load_task
 from tangentlora.tangent.linearize import linearize
 from tangentlora.tangent.tangent import Tangent
 
@@ -220,36 +221,6 @@ def load_with_head(
 def brought_by(adapter: Adapter) -> Brought:
     """Return what an adapter brings along for the network that it is put on."""
     return Brought({name: tuple(t.shape) for name, t in adapter.saved.items()}, adapter.folder)
-
-
-def load_task(settings: Settings, sampling_rate: int | None = None) -> Splits:
-    """Return the data that the settings name, recordings at the rate at which the network hears.
-
-    That is `sampling_rate` in hertz, or what the files of the settings' model say. Raises InputError for
-    anything in the data that cannot be used.
-    """
-    splits = _load(settings, None)
-    if splits.train.modality != "audio":
-        return splits
-    rate = sampling_rate or load_sampling_rate(settings.model, revision=settings.revision)
-    return splits if splits.train.sampling_rate == rate else _load(settings, rate)
-
-
-def _load(settings: Settings, sampling_rate: int | None) -> Splits:
-    return load_splits(
-        settings.data,
-        settings.task,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        label_pattern=settings.label_pattern,
-        seed=settings.data_seed,
-        shots=settings.shots,
-        test_limit=settings.test_limit,
-        test_fraction=settings.test_fraction,
-        test_data=settings.test_data,
-        dev_data=settings.dev_data,
-        sampling_rate=sampling_rate,
-    )
 
 
 def choose_readout(
