@@ -36,6 +36,7 @@ from tangentlora.models.targets import Target
 from tangentlora.places import model_place
 from tangentlora.problem.losses import CrossEntropy, Likelihood, Loss
 from tangentlora.studies.bases import base_of
+from tangentlora.studies.earlier import completed
 from tangentlora.studies.early import MEDIA_INPUTS, refuse_data, refuse_live, require_adapter
 from tangentlora.studies.label_order import in_head_order
 from tangentlora.studies.notes import tell_cut
@@ -264,7 +265,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     if not (path / "adapter_config.json").exists() or not run.is_file():
         return {}
     try:
-        configuration = json.loads(run.read_text(encoding="utf-8"))["configuration"]
+        configuration = completed(json.loads(run.read_text(encoding="utf-8"))["configuration"])
         known = {name: configuration[name] for name in _OURS if name in configuration}
         known["readout"] = READOUTS[known["readout"]["readout"]]
     except (OSError, ValueError, KeyError, TypeError) as error:

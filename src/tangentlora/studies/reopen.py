@@ -14,6 +14,7 @@ from tangentlora.errors import InputError
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.record import Answer, Run
 from tangentlora.report.wording import listing
+from tangentlora.studies.earlier import completed
 from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.settings import ReadoutName, Settings
 from tangentlora.tangent.tangent import key_of
@@ -85,7 +86,7 @@ def settings_of_run(folder: Path, run: Run) -> Settings:
     known = {field.name for field in fields(Settings)}
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.configuration.items()
+        for name, value in completed(run.configuration).items()
         if name in known
     }
     try:
