@@ -241,7 +241,8 @@ def test_a_real_masked_language_model():
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in net.module.parameters())
     bad, good = net.predict(["An awful, boring mess.", "A wonderful, moving film."]).diff(dim=1).flatten()
     assert good > bad
-    (features,) = net.reader.encode(["the plot is thin " * 100])
-    assert len(features["input_ids"]) == 128
+    encoded = net.reader.encode(["the plot is thin " * 100, "the plot is thin " * 200])
+    assert [len(features["input_ids"]) for features in encoded] == [406, 512]  # the network has 512 positions
+    assert (encoded.cut.cut, encoded.cut.lost) == (1, 806 - 512)
     tokenizer = net.reader.tokens.tokenizer
     assert tokenizer.convert_ids_to_tokens(list(net.reader.words)) == list(words)
