@@ -12,7 +12,7 @@ from random_jacobians import random_factors
 from tangentlora.blocks import Factors, multiply
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import CrossEntropy, Squared
-from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
+from tangentlora.problem.objective import Problem, half_squares, nuclear_norm
 from tangentlora.problem.spectral import balance
 from tangentlora.tangent.jacobian import Jacobian
 
@@ -114,14 +114,6 @@ def test_repeated_examples_add_no_constraints() -> None:
     assert np.linalg.matrix_rank(torch.cat([b.reshape(36, -1) for b in blocks], 1).numpy()) == 24
     nothing = rescaled(problem, [0.0])
     assert nothing.constraints == 0
-
-
-def test_ranks_count_what_is_not_zero_beside_the_largest() -> None:
-    eye = torch.eye(4, dtype=torch.float64)
-    large = (eye[:, :3] * torch.tensor([1.0, 1e-3, 1e-9]).double(), eye[:, :3])
-    factors = {"large": large, "small": (1e-9 * eye, eye), "none": (eye[:, :0], eye[:, :0])}
-    assert ranks(factors) == {"large": 2, "small": 0, "none": 0}
-    assert ranks(factors, tolerance=1e-10) == {"large": 3, "small": 4, "none": 0}
 
 
 def test_everything_becomes_double_precision() -> None:

@@ -244,11 +244,15 @@ def test_the_monitor_sees_the_factors_of_the_problem_as_given_each_round() -> No
 
 
 @pytest.mark.parametrize(
-    ("solver", "rounds"), [(Certified(tolerance=1e-30), None), (Certified(tolerance=1e-30, max_rounds=1), 2)]
+    ("solver", "rounds", "status"),
+    [
+        (Certified(tolerance=1e-30), None, Status.PRECISION_REACHED),
+        (Certified(tolerance=1e-30, max_rounds=1), 2, Status.ROUNDS_SPENT),
+    ],
 )
-def test_an_end_before_the_tolerance_is_said(solver: Certified, rounds: int | None) -> None:
+def test_an_end_before_the_tolerance_is_said(solver: Certified, rounds: int | None, status: Status) -> None:
     solution = solver.solve(known_problem("squared, three layers"))
-    assert solution.status is Status.PRECISION_REACHED
+    assert solution.status is status
     assert rounds is None or len(solution.history) == rounds
     assert len(solution.history) < 10
     assert solution.history[-1].gap > 1e-30

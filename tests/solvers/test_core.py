@@ -7,9 +7,10 @@ from known_problems import KNOWN, known_problem, solve_by_cvxpy
 from random_jacobians import random_factors
 from random_problems import random_problem
 from tangentlora.blocks import Factors
-from tangentlora.problem.objective import Problem, nuclear_norm, ranks
+from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import ranks
 from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.core import Pairs, settled, truncate
+from tangentlora.solvers.core import Pairs, settled
 from tangentlora.solvers.leading_pairs import leading_pairs
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
@@ -80,8 +81,8 @@ def test_columns_that_the_optimum_does_not_want_are_gone_at_once(loss: str) -> N
     found = settled(problem, more, {}, 1e-9)
     assert problem.objective(found) == pytest.approx(problem.objective(best), rel=1e-9)
     assert problem.objective(more) > 1.01 * problem.objective(best)
-    assert ranks(found) == {name: u.shape[1] for name, (u, _) in best.items()}
-    assert all(u.shape[1] == ranks(found)[name] for name, (u, _) in found.items())
+    assert ranks(problem, found) == {name: u.shape[1] for name, (u, _) in best.items()}
+    assert all(u.shape[1] == ranks(problem, found)[name] for name, (u, _) in found.items())
 
 
 def test_columns_that_carry_what_was_gained_are_kept_however_small() -> None:
@@ -99,16 +100,6 @@ def test_columns_that_carry_what_was_gained_are_kept_however_small() -> None:
     values = found["layer"][0].square().sum(0)
     assert len(values) == 2
     assert float(values.min() / values.max()) < 0.05
-
-
-def test_truncation_drops_what_is_below_the_largest_of_all_layers() -> None:
-    def pair(*sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        root = torch.diag(torch.tensor(sigma).double().sqrt())
-        return root, root.clone()
-
-    kept = truncate({"a": pair(1.0, 1e-3), "b": pair(1e-2, 1e-5)}, 1e-4)
-    assert {name: u.shape[1] for name, (u, _) in kept.items()} == {"a": 2, "b": 1}
-    assert nuclear_norm(kept) == pytest.approx(1.011, rel=1e-8)
 
 
 def test_wide_bases_hold_all_of_a_small_side() -> None:

@@ -152,7 +152,7 @@ def test_a_blend_is_the_convex_combination(folder: Path) -> None:
     prepared = prepare(small_settings(folder))
     one, other = (random_factors(prepared.targets, ranks) for ranks in ((2, 1), (1, 0)))
     for t in (0.25, 0.5):
-        mixed = blend(one, other, t)
+        mixed = blend(prepared.problem, one, other, t)
         for name, (u, v) in mixed.items():
             expected = (1 - t) * one[name][0] @ one[name][1].T + t * other[name][0] @ other[name][1].T
             torch.testing.assert_close(u @ v.T, expected)

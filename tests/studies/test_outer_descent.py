@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_real_objective(prepared: Prepared) -> None:
 def test_it_ends_at_rest_below_its_start_with_the_same_shapes(prepared: Prepared) -> None:
     real, factors = RealNetwork(prepared), start(prepared)
     before = {name: (u.clone(), v.clone()) for name, (u, v) in factors.items()}
-    found = descended(real.evaluate, factors, 150)
+    found = descended(real.evaluate, factors, 150, real.rounding)
     value, gradient = real.evaluate(found)
     assert value < real.evaluate(factors)[0] - 0.1
     assert (2 * half_squares(gradient)) ** 0.5 < 1e-3
@@ -65,12 +65,12 @@ def test_where_nothing_is_lower_the_start_comes_back() -> None:
         up = float((u - u0).norm() + (v - v0).norm())
         return 1 + up, {"t": (torch.ones_like(u), torch.ones_like(v))}  # a gradient that lies
 
-    found = descended(rising, factors, 20)
+    found = descended(rising, factors, 20, 2e-7)
     assert torch.equal(found["t"][0], factors["t"][0])
     assert torch.equal(found["t"][1], factors["t"][1])
     assert 2 <= len(calls) <= 60
     empty = {"t": (torch.ones(3, 0), torch.ones(2, 0))}
-    assert descended(rising, empty, 20) is empty
+    assert descended(rising, empty, 20, 2e-7) is empty
 
 
 def test_among_values_that_float32_cannot_tell_apart_the_gradient_decides() -> None:
@@ -80,5 +80,5 @@ def test_among_values_that_float32_cannot_tell_apart_the_gradient_decides() -> N
         u, v = point["t"]
         return 1 - 1e-9 * float(u), {"t": (u, v)}
 
-    found = descended(flat, factors, 10)
+    found = descended(flat, factors, 10, 2e-7)
     assert abs(float(found["t"][0])) < 0.1

@@ -15,7 +15,7 @@ from small_runs import small_settings
 from tangentlora.adapters import loaded_outputs
 from tangentlora.errors import InputError
 from tangentlora.models.update import updated
-from tangentlora.problem.objective import ranks
+from tangentlora.problem.ranks import ranks
 from tangentlora.report import RunFolder
 from tangentlora.solvers.descent import Descent
 from tangentlora.studies import measure as measure_module, run as run_module
@@ -92,7 +92,9 @@ def test_every_answer_is_what_its_files_say(prepared: Prepared, made: tuple[Path
         assert read_certificate(place / "certificate.json") == certify(prepared.problem, factors)
         assert entry["objective"] == prepared.problem.objective(factors)
         exact = read_certificate(place / "certificate.json").ranks
-        assert entry["ranks"] == (exact if entry["solver"] == "certified" else ranks(factors, 1e-3))
+        assert entry["ranks"] == (
+            exact if entry["solver"] == "certified" else ranks(prepared.problem, factors, 1e-3)
+        )
         assert entry["rank_reached"] == sum(entry["ranks"].values())
         z = prepared.problem.outputs(factors)
         assert entry["linearised"].items() >= scores(z, prepared.splits.train.labels, "train").items()

@@ -17,13 +17,13 @@ from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import CrossEntropy
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.rounding import spectral_norm_bounds
 from tangentlora.solvers.certified import Certified
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Record, Solution, Status
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
 from tangentlora.theory.certificate import Certificate, certify, read_certificate
-from tangentlora.theory.rounding import spectral_norm_bounds
 
 
 def random_points(problem: Problem, count: int) -> list[Factors]:

@@ -15,6 +15,7 @@ from random_problems import random_problem
 from tangentlora.errors import InputError
 from tangentlora.problem.losses import CrossEntropy, Squared
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.rounding import spectral_norm_bounds
 from tangentlora.problem.spectral import norm_bound
 from tangentlora.tangent.jacobian import Jacobian
 from tangentlora.tangent.layer_rows import LayerRows
@@ -23,7 +24,6 @@ from tangentlora.theory.certificate import certify
 from tangentlora.theory.evidence import Answer
 from tangentlora.theory.rank_bound import operator_norm_bound, rank_bound
 from tangentlora.theory.recompute import recomputation
-from tangentlora.theory.rounding import spectral_norm_bounds
 from tangentlora.theory.shards import Layer, Shard, Store
 
 SHAPES = [(90, 100), (65, 70), (6, 5)]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from generous_answers import dense_outputs, generous
 from tangentlora.blocks import Factors, multiply, pack
-from tangentlora.problem.objective import Problem, ranks
+from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import ranks
 from tangentlora.theory.output_reduction import Directions
 from tangentlora.theory.output_refit import Refit, restore
 
@@ -62,7 +63,7 @@ def test_rank_one_in_every_layer_can_give_all_outputs(loss):
         enough=1e-11,
         steps=50,
     )
-    assert set(ranks(found).values()) == {1}
+    assert set(ranks(problem, found).values()) == {1}
     assert float((dense_outputs(problem, kept) - wanted).norm()) > 0.1
     torch.testing.assert_close(dense_outputs(problem, found), wanted, rtol=0, atol=1e-9)
 

@@ -14,7 +14,7 @@ from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.independence import independent_outputs
 from tangentlora.problem.losses import Contrasted, Loss
-from tangentlora.problem.spectral import RANK_TOLERANCE, norm_bound, product_singular_values
+from tangentlora.problem.spectral import norm_bound, product_singular_values
 from tangentlora.tangent.jacobian import Jacobian, in_memory
 from tangentlora.tangent.operator import Operator
 from tangentlora.tangent.span import Span, restrict
@@ -229,10 +229,3 @@ def nuclear_norm(factors: Factors) -> float:
 def half_squares(factors: Factors) -> float:
     """Return ½ Σ_t (‖u_t‖² + ‖v_t‖²) ≥ Σ_t ‖u_t v_tᵀ‖_*."""
     return 0.5 * sum(float(u.square().sum() + v.square().sum()) for u, v in factors.values())
-
-
-def ranks(factors: Factors, tolerance: float = RANK_TOLERANCE) -> dict[str, int]:
-    """Return the rank of each u_t v_tᵀ: its singular values above `tolerance` times the largest of all."""
-    values = {name: product_singular_values(u, v) for name, (u, v) in factors.items()}
-    largest = max((float(s[0]) for s in values.values() if len(s)), default=0.0)
-    return {name: int((s > tolerance * largest).sum()) for name, s in values.items()}

@@ -8,17 +8,20 @@ Derived; docs/theory.md, "Stationary points".
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tangentlora.blocks import Blocks, Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.ranks import truncate
 from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
-from tangentlora.solvers.core import settled, truncate
+from tangentlora.solvers.core import settled
 from tangentlora.solvers.leading_pairs import leading_pairs
 from tangentlora.solvers.local_model import LocalModel
+from tangentlora.solvers.lowest import Lowest, require_finite
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, measured
 
@@ -61,24 +64,31 @@ class Certified(Solver):
 
     def _solve(self, problem: Problem, monitor: Monitor | None, progress: bool, start: Factors) -> Solution:
         inner, span = problem.reduced
-        factors, history, products = inner.zero() | span.lower(start), [], 0
+        factors, products = inner.zero() | span.lower(start), 0
         goal = 0.1 * self.tolerance  # a margin, since the certificate counts its own rounding in
-        best, stalled = float("inf"), False
+        history: list[Record] = []
+        best, stalled = Lowest(), 0
+        status = Status.PRECISION_REACHED
         with bar(self.max_rounds, "certifying", "round", progress) as shown:
             while True:
                 model = LocalModel(inner, factors)
+                if not history:
+                    require_finite(model.value)
                 objective, (gap, M) = model.value, _gap(model)
                 history.append(measured(Record(products, objective, gap), span.lift(factors), monitor))
-                risen = not objective < best
-                if gap <= goal * max(1.0, objective) or (risen and stalled) or len(history) > self.max_rounds:
+                stalled = 0 if best.offer(objective, gap, factors) else stalled + 1
+                if best.gap <= goal * max(1.0, best.objective) or stalled == 2:
                     break
-                best, stalled = min(best, objective), risen
+                if len(history) > self.max_rounds:
+                    status = Status.ROUNDS_SPENT
+                    break
                 factors, spent = _round(model, factors, M, gap, goal)
                 products += spent
                 shown.update()
-        reached = gap <= self.tolerance * max(1.0, objective)
-        status = Status.GLOBAL_OPTIMUM if reached else Status.PRECISION_REACHED
-        return Solution(problem, span.lift(factors), status, tuple(history), products)
+        answer = span.lift(best.factors)
+        if best.certain(problem, answer, self.tolerance):
+            status = Status.GLOBAL_OPTIMUM
+        return Solution(problem, answer, status, tuple(history), products)
 
 
 def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: float) -> tuple[Factors, int]:
@@ -101,8 +111,8 @@ def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: flo
     asked: list[float] = [float("inf")]
 
     def between(left: LocalModel, reached: Factors) -> Factors:
-        rho = float(left.gradient.norm()) / unit
-        precision = max(1e-3 * goal, 0.1 * min(0.1 * rho, rho**2))
+        rho = float(left.gradient.norm()) / unit if unit > 0 else math.inf
+        precision = max(1e-3 * goal, 0.1 * min(0.1 * rho, rho * rho, 1.0))
         return settled(problem, reached, left.pairs, precision)
 
     def enough(here: LocalModel) -> bool:
@@ -115,7 +125,7 @@ def _round(model: LocalModel, factors: Factors, M: Blocks, gap: float, goal: flo
         return at_rest if asked[-1] <= least else asked[-1] > 0.5 * asked[-2]
 
     found = newton(problem, start, tolerance=1e-3 * goal * unit, between=between, enough=enough)
-    return truncate(found.factors, RANK_TOLERANCE), found.products
+    return truncate(problem, found.factors, RANK_TOLERANCE), found.products
 
 
 def _gap(model: LocalModel) -> tuple[float, Blocks]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, half_squares
-from tangentlora.problem.spectral import RANK_TOLERANCE, balance
+from tangentlora.problem.ranks import truncate
+from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.solvers.newton import newton
 from tangentlora.solvers.spectral_start import spectral_start
 from tangentlora.tangent.span import Span
@@ -31,7 +32,8 @@ def settled(problem: Problem, factors: Factors, pairs: Pairs, precision: float) 
     """Return the best factors in the span of these and of the singular pairs (a, σ, b) above λ, balanced.
 
     The weights are those at which the gradient within the span is `precision`·λ‖(u,v)‖. Singular values below
-    `precision` of the largest are dropped, unless that takes back a tenth of what was gained.
+    `precision` of the largest, of as little effect, are dropped, unless that takes back a tenth of what was
+    gained.
     """
     bases: Factors = {}
     for name, (u, v) in factors.items():
@@ -49,10 +51,10 @@ def settled(problem: Problem, factors: Factors, pairs: Pairs, precision: float) 
     begin = spectral_start(core, given)
     unit = problem.lam * (2 * half_squares(begin)) ** 0.5
     found = newton(core, begin, tolerance=precision * unit).factors
-    kept = truncate(found, max(precision, RANK_TOLERANCE))
+    kept = truncate(core, found, max(precision, RANK_TOLERANCE))
     least = core.factored_objective(found)
     if not core.factored_objective(kept) <= least + 0.1 * (core.factored_objective(given) - least):
-        kept = truncate(found, RANK_TOLERANCE)
+        kept = truncate(core, found, RANK_TOLERANCE)
     return factors | span.lift(kept)
 
 
@@ -60,17 +62,3 @@ def _orthonormal(columns: Float[Tensor, "m r"]) -> Float[Tensor, "m r"]:
     """Return an orthonormal basis of the span, and columns of zeros for those that exceed its dimension."""
     basis: Tensor = torch.linalg.qr(columns).Q
     return torch.nn.functional.pad(basis, (0, columns.shape[1] - basis.shape[1]))
-
-
-def truncate(factors: Factors, tolerance: float) -> Factors:
-    """Balance every layer and drop the singular values below `tolerance` times the largest of all layers."""
-    balanced = {name: balance(u, v) for name, (u, v) in factors.items()}
-    largest = max((float(u.square().sum(0).max()) for u, _ in balanced.values() if u.shape[1]), default=0.0)
-    return {name: _heavier(pair, tolerance * largest) for name, pair in balanced.items()}
-
-
-def _heavier(pair: tuple[Tensor, Tensor], floor: float) -> tuple[Tensor, Tensor]:
-    """Return the columns of balanced factors whose singular value is above `floor`."""
-    u, v = pair
-    keep = u.square().sum(0) > floor
-    return u[:, keep], v[:, keep]

@@ -17,9 +17,11 @@ import torch
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.proof import proved
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.factored import Evaluation, FactoredObjective, Stacked, perturbation, stack
+from tangentlora.solvers.lowest import Lowest, require_finite
 from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
 from tangentlora.solvers.solution import (
@@ -157,6 +159,8 @@ class Descent(Solver):
         far = 2.0 * max(1.0, value)
         above = far if batched else value + 1e-9 * max(1.0, value)
         limit = above if step.adaptive else _UNBOUNDED * max(1.0, value)
+        require_finite(value)
+        best = Lowest()
         count: Counter[str] = Counter()
         history: list[Record] = []
         rates: list[tuple[int, float]] = []
@@ -185,7 +189,8 @@ class Descent(Solver):
                     objective = now.value + unseen * squares
                     gap = now.loss + problem.lam * squares - problem.reduced[0].dual_value(now.a)
                     history.append(measured(Record(epoch, objective, gap), span.lift(kept), monitor))
-                    status = self._verdict(history[-1], now, factors)
+                    best.offer(objective, gap, kept)
+                    status = self._verdict(problem, history[-1], now, factors, span)
                     if status is not Status.EPOCHS_SPENT or not waiting:
                         trace.append((epoch, objective))
                         break
@@ -196,7 +201,11 @@ class Descent(Solver):
                     value = full
                 trace.append((epoch, value + penalty))
                 step.observe(value)
-        status = status if self.published else ended(status, history)  # there F is not what is trained
+        if not self.published:  # whose steps see another objective than the one that is logged
+            status = ended(status, history)
+            lowest = span.lift(best.factors)
+            if status is not Status.GLOBAL_OPTIMUM or best.certain(problem, lowest, self.tolerance):
+                kept = best.factors
         return Solution(problem, span.lift(kept), status, tuple(history), epoch, tuple(trace), changes(rates))
 
     def _start(self, problem: Problem, given: Factors | None) -> Factors:
@@ -256,9 +265,13 @@ class Descent(Solver):
             total += value / scale * len(batch.problem.f0) / n
         return total
 
-    def _verdict(self, record: Record, now: Evaluation, factors: Factors) -> Status:
+    def _verdict(
+        self, problem: Problem, record: Record, now: Evaluation, factors: Factors, span: Span
+    ) -> Status:
         """Say whether the run is over, and how; EPOCHS_SPENT where it is not."""
-        if record.gap <= self.tolerance * max(1.0, record.objective):
+        if record.gap <= self.tolerance * max(1.0, record.objective) and proved(
+            problem, span.lift(factors), record.gap, self.tolerance
+        ):
             return Status.GLOBAL_OPTIMUM
         size = math.sqrt(sum(float(w.square().sum()) for pair in factors.values() for w in pair))
         if record.epoch and now.gradient_norm(self.freeze_a) <= _STILL * max(1.0, size):

@@ -28,6 +28,7 @@ from tangentlora.tangent.operator import Point
 
 _DESIGN_LIMIT = 2**22  # entries of A that are kept; to build more costs more than it saves
 _FACTOR_LIMIT = 1024  # the largest matrix that the preconditioner factors
+_DROWNED = 1e-13  # of the trace of AᵀA: a λ below that is raised to it in the preconditioner
 _LOWEST = 0.1  # of λ: what the preconditioner leaves along a pair at λ; with less, rounding drowns it
 
 
@@ -125,18 +126,21 @@ class LocalModel:
         return self._stretched(self._sampled) if self.lowered else self._sampled
 
     @cached_property
-    def _cholesky(self) -> Float[Tensor, "s s"]:
-        """The factor of λI + AᵀA or of λI + AAᵀ, whichever is smaller."""
+    def _cholesky(self) -> tuple[Float[Tensor, "s s"], float]:
+        """The factor of λI + AᵀA or of λI + AAᵀ, whichever is smaller, and the λ in it.
+
+        A λ that rounding in AᵀA would drown is raised to what it leaves: else P⁻¹ has no sign.
+        """
         A = self._stretched_sample
         gram = A.T @ A if A.shape[1] <= A.shape[0] else A @ A.T
-        shift = self.problem.lam
+        shift = max(self.problem.lam, _DROWNED * float(gram.diagonal().sum()))
         while True:
             shifted = gram + shift * torch.eye(len(gram)).to(gram)
             factor: Tensor
             factor, failed = torch.linalg.cholesky_ex(shifted)
-            if not failed:
-                return factor
-            shift = max(10 * shift, 1e-15 * float(gram.diagonal().max()))
+            if not failed or not shift < math.inf:
+                return factor, shift
+            shift *= 10
 
     def _stretched(self, rows: Float[Tensor, "s d"]) -> Float[Tensor, "s d"]:
         """Return the rows times (P₀/λ)^(-½), P₀ = λI but for λ − σ, at least 0.1 λ, where M_t takes σ away.
@@ -169,11 +173,11 @@ class LocalModel:
 
     def _inverse(self, g: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return (λI + AᵀA)⁻¹g for the stretched A."""
-        A, factor = self._stretched_sample, self._cholesky
+        A, (factor, shift) = self._stretched_sample, self._cholesky
         if len(factor) == len(g):
             return torch.cholesky_solve(g.unsqueeze(1), factor).squeeze(1)
         inner = torch.cholesky_solve((A @ g).unsqueeze(1), factor).squeeze(1)
-        return (g - A.T @ inner) / self.problem.lam
+        return (g - A.T @ inner) / shift
 
     def correction(self, step: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """Return −P⁻¹Bᵀ∇²L̂ J(UVᵀ), which takes back the outputs' second-order change along (U, V)."""

@@ -8,6 +8,7 @@ Derived; docs/theory.md, "Newton's method".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -63,9 +64,10 @@ def newton(
             products += step.products
         trial = _corrected(model, step)
         gained = model.value - trial.value
-        if step.promised <= _ROUNDING * max(1.0, abs(model.value)):
+        unseen = _ROUNDING * max(1.0, abs(model.value))
+        if step.promised <= unseen:
             # below what F can resolve the gradient still can: accept a step that shrinks it, or stop
-            if not float(trial.gradient.norm()) < 0.5 * norm:
+            if not (trial.value <= model.value + unseen and float(trial.gradient.norm()) < 0.5 * norm):
                 break
             model, step = trial, None
             continue
@@ -116,29 +118,28 @@ def _steihaug(model: LocalModel, radius: float) -> _Step:
     p, Hp, residual = torch.zeros_like(g), torch.zeros_like(g), g.clone()
     y = model.precondition(residual)
     d, square = -y, float(residual @ y)  # square: the residual in the dual norm
-    first = square
-    enough = min(0.1, max(first, 0.0) ** 0.25) ** 2 * first
+    enough = min(0.1, max(square, 0.0) ** 0.25) ** 2 * square
     pp, pd, dd = 0.0, 0.0, square  # products in the P-norm, kept by recurrence
     products = 0
-    for _ in range(2 * len(g)):
+    while products < 2 * len(g) and 0 < dd < math.inf:  # rounding can leave P⁻¹ without a sign, at tiny λ
         Hd = model.hessian_product(d)
         products += 1
         curvature = float(d @ Hd)
-        alpha = square / curvature if curvature > 0 else float("inf")
-        if not pp + 2 * alpha * pd + alpha**2 * dd < radius**2:
-            tau = (-pd + max(pd**2 + dd * (radius**2 - pp), 0.0) ** 0.5) / dd
-            p, Hp, pp = p + tau * d, Hp + tau * Hd, radius**2
+        alpha = square / curvature if curvature > 0 else math.inf
+        if not pp + 2 * alpha * pd + alpha * alpha * dd < radius * radius:
+            tau = (-pd + math.sqrt(max(pd * pd + dd * (radius * radius - pp), 0.0))) / dd
+            p, Hp, pp = p + tau * d, Hp + tau * Hd, radius * radius
             break
-        p, Hp, pp = p + alpha * d, Hp + alpha * Hd, pp + 2 * alpha * pd + alpha**2 * dd
+        p, Hp, pp = p + alpha * d, Hp + alpha * Hd, max(pp + 2 * alpha * pd + alpha * alpha * dd, 0.0)
         residual = residual + alpha * Hd
         y = model.precondition(residual)
         fresh = float(residual @ y)
         if not fresh > enough:
             break
         beta = fresh / square
-        d, pd, dd = -y + beta * d, beta * (pd + alpha * dd), fresh + beta**2 * dd
+        d, pd, dd = -y + beta * d, beta * (pd + alpha * dd), fresh + beta * beta * dd
         square = fresh
-    return _step(g, p, Hp, pp**0.5, products)
+    return _step(g, p, Hp, math.sqrt(pp), products)
 
 
 def _corrected(model: LocalModel, step: _Step) -> LocalModel:

@@ -19,11 +19,12 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.proof import prove
+from tangentlora.problem.ranks import truncate
 from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
 from tangentlora.solvers.certified import Certified
-from tangentlora.solvers.core import truncate
 from tangentlora.solvers.factored import FactoredObjective
 from tangentlora.solvers.local_model import LocalModel
 from tangentlora.solvers.solution import Record, Solution, Status
@@ -38,7 +39,7 @@ _REDUCED = 0.01
 """A step that leaves more of the gradient than this calls for the Hessian where it ended."""
 
 Judge = Callable[[Problem, Factors], float]
-"""Returns the gap of factors relative to max(1, P): a certificate's is a proof, `Problem.gap` an estimate."""
+"""Returns the gap of factors, with its rounding, relative to max(1, P): what a certificate proves."""
 
 
 def spaced(largest: float, fraction: float, points: int) -> tuple[float, ...]:
@@ -70,8 +71,8 @@ def solve_path(
     """Yield the answer to `problem.with_lam(λ)` at each λ, in the order given.
 
     `judge` is asked for the gap where Newton's method from the extrapolated start has converged; by default
-    it is the solver's own estimate. Where it has not, or the gap is open, the solver goes on from there. The
-    status says whether the gap is within the solver's tolerance, whatever the start was.
+    it is what a certificate would say. Where it has not, or the gap is open, the solver goes on from
+    there. The status says whether the gap is within the solver's tolerance, whatever the start was.
     Raises InputError where the λ are not positive and falling.
     """
     if not lams or lams[-1] <= 0 or any(after >= before for before, after in pairwise(lams)):
@@ -79,7 +80,7 @@ def solve_path(
             f"got the path λ = {tuple(lams)}, expected positive values, each below the one before: sort them"
         )
     solver = Certified() if solver is None else solver
-    judge = _estimate if judge is None else judge
+    judge = _proved if judge is None else judge
     known: list[tuple[float, Factors]] = []
     with bar(len(lams), "path", "λ", progress) as shown:
         for lam in lams:
@@ -129,7 +130,7 @@ def corrected(problem: Problem, start: Factors, tolerance: float) -> tuple[Facto
         }
         products, before, here = products + spent, here.gradient_norm(), objective.evaluate(factors)
         if here.gradient_norm() <= wanted:
-            return truncate(factors, RANK_TOLERANCE), products
+            return truncate(problem, factors, RANK_TOLERANCE), products
         if not here.gradient_norm() <= _REDUCED * before:
             model = None
     return None, products
@@ -159,8 +160,9 @@ def _newton_step(
     return p, products
 
 
-def _estimate(problem: Problem, factors: Factors) -> float:
-    return problem.gap(factors) / max(1.0, problem.objective(factors))
+def _proved(problem: Problem, factors: Factors) -> float:
+    proof = prove(problem, factors)
+    return (proof.gap + proof.rounding) / max(1.0, abs(proof.objective))
 
 
 def extrapolated(known: Sequence[tuple[float, Factors]], t: float) -> Factors:

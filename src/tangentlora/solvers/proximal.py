@@ -9,6 +9,7 @@ Sources: Beck and Teboulle 2009 (FISTA); O'Donoghue and Candès 2015 (adaptive r
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem, half_squares
+from tangentlora.problem.proof import proved
 from tangentlora.problem.spectral import balance
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.progress import bar
+from tangentlora.solvers.lowest import Lowest, require_finite
 from tangentlora.solvers.partial_svd import shrink_products
 from tangentlora.solvers.schedule import log_epochs
 from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, changes, ended, measured
@@ -94,26 +97,31 @@ class Proximal(Solver):
             guess[name] = begin[name][1] / begin[name][1].norm(dim=0)
         outputs = inner.jacobian.at(begin).forward()
         largest = float(inner.kernel_eigenvalues[-1])
-        bound = inner.loss.smoothness * largest / len(inner.f0)
+        bound = max(inner.loss.smoothness * largest / len(inner.f0), sys.float_info.min * 2**8)
         pace = _Pace(self.momentum, None if self.learning_rate is None else 1 / self.learning_rate, bound)
         state = _State(begin, begin, outputs, outputs, guess, 1.0, pace.fixed or bound / 16)
-        kept = state
         history: list[Record] = []
         rates: list[tuple[int, float]] = []
+        best = Lowest()
         trace: list[tuple[int, float]] = []
         logged, status, epoch = log_epochs(self.epochs), Status.EPOCHS_SPENT, 0
         with bar(self.epochs, "full", "epoch", progress) as shown:
             while True:
                 objective = inner.empirical_loss(inner.f0 + state.z) + inner.lam * half_squares(state.delta)
+                if not trace:
+                    require_finite(objective)
                 if not objective <= _UNBOUNDED * max(1.0, trace[0][1] if trace else objective):
                     status = Status.DIVERGED
                     break
                 trace.append((epoch, objective))
                 if epoch in logged:
                     gap = inner.gap(state.delta)
-                    history.append(measured(Record(epoch, objective, gap), span.lift(state.delta), monitor))
-                    kept = state
-                    if gap <= self.tolerance * max(1.0, objective):
+                    answer = span.lift(state.delta)
+                    history.append(measured(Record(epoch, objective, gap), answer, monitor))
+                    best.offer(objective, gap, state.delta)
+                    if gap <= self.tolerance * max(1.0, objective) and proved(
+                        problem, answer, gap, self.tolerance
+                    ):
                         status = Status.GLOBAL_OPTIMUM
                         break
                 if epoch == self.epochs:
@@ -123,9 +131,10 @@ class Proximal(Solver):
                 epoch += 1
                 shown.update()
         status = ended(status, history)
-        return Solution(
-            problem, span.lift(kept.delta), status, tuple(history), epoch, tuple(trace), changes(rates)
-        )
+        lowest = span.lift(best.factors)
+        if status is not Status.GLOBAL_OPTIMUM or best.certain(problem, lowest, self.tolerance):
+            answer = lowest
+        return Solution(problem, answer, status, tuple(history), epoch, tuple(trace), changes(rates))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from enum import Enum
 from functools import cached_property
 
 from tangentlora.blocks import Factors
-from tangentlora.problem.objective import Problem, ranks
+from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import ranks
 
 
 class Status(Enum):
@@ -25,7 +26,7 @@ class Status(Enum):
         "rate."
     )
     DIVERGED = (
-        "The objective grew without bound, and the answer is the last that was logged before: lower the "
+        "The objective grew without bound, and the answer is the best that was logged before: lower the "
         "learning rate."
     )
     ABOVE_START = (
@@ -33,8 +34,12 @@ class Status(Enum):
         "chosen."
     )
     PRECISION_REACHED = (
-        "Rounding or the limit of rounds ended progress before the gap reached the tolerance: ask for a "
-        "larger tolerance or a larger λ."
+        "Rounding ended progress before the gap, with its own rounding counted in, was within the tolerance: "
+        "ask for a larger tolerance or a larger λ."
+    )
+    ROUNDS_SPENT = (
+        "The rounds of the certified solver ended before the gap reached the tolerance: allow more rounds, "
+        "or ask for a larger tolerance or a larger λ."
     )
 
 
@@ -63,7 +68,9 @@ class Solution:
     """An answer δ_t = u_t v_tᵀ with the problem it answers; its costs are derived from the two, never stored.
 
     `epochs` counts passes over the Jacobian of all examples (for Newton's method, products with it). The
-    factors are finite whatever the status: a run that diverged holds those of its last logged epoch.
+    factors are finite whatever the status: they are the best of the history, but where the status is
+    GLOBAL_OPTIMUM those that it was proved of. It never stands where a certificate at the solver's tolerance
+    would not hold.
     `trace` holds (epoch, F(u,v) at its start) for every epoch that was not taken back, where the solver
     knows F at no further cost. `rates` holds (epoch, learning rate) from the epoch on at which it changed;
     solvers without one have none.
@@ -90,7 +97,7 @@ class Solution:
     @cached_property
     def ranks(self) -> dict[str, int]:
         """The numerical rank of δ_t per layer."""
-        return ranks(self.factors)
+        return ranks(self.problem, self.factors)
 
 
 def ended(status: Status, history: Sequence[Record]) -> Status:

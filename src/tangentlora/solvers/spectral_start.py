@@ -7,6 +7,8 @@ import torch
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
 
+_SHORTEST = 1e-14  # τ times the largest singular value: the outputs then move by next to nothing
+
 
 def spectral_start(problem: Problem, factors: Factors, most: int | None = None) -> Factors:
     """Append √τ(−a, b) for the singular pairs (a, b) of M_t above λ: at most `most` per layer, one τ for all.
@@ -38,7 +40,8 @@ def spectral_start(problem: Problem, factors: Factors, most: int | None = None) 
     # tenth more; at λ = 0 there may be no minimiser, only ever smaller gains
     base = problem.factored_objective(factors)
     tau, value = 1.0, problem.factored_objective(appended(1.0))
-    while not value < base and tau > 1e-14:
+    longest = max(1.0, *(float(sigma[:1].sum()) for _, sigma, _ in decomposed.values()))
+    while not value < base and tau > _SHORTEST / longest:
         tau *= 0.5
         value = problem.factored_objective(appended(tau))
     if not value < base:

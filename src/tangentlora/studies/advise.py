@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tangentlora.belongs import LORA
-from tangentlora.problem.objective import ranks as numerical_ranks
+from tangentlora.problem.ranks import ranks as numerical_ranks
 from tangentlora.report.columns import WIDTH, aligned, wrapped
 from tangentlora.report.wording import ABSENT, at_most, listing, number, plain, tolerance as in_words
 from tangentlora.solvers.certified import Certified
@@ -135,7 +135,7 @@ def advise(settings: Settings, ranks: Sequence[int] = RANKS, *, progress: bool =
         solution = each.solver.solve(problem, progress=progress)
         certificate = certify(problem, solution, settings.tolerance)
         above, within = proved_height(certificate, optimum), proved_distance(certificate, optimum)
-        used = numerical_ranks(solution.factors, VISIBLE_RANK)
+        used = numerical_ranks(solution.problem, solution.factors, VISIBLE_RANK)
         runs.append(RankRun(rank, solution.status.name, solution.epochs, above, within, used, certificate))
     reduced = certify(problem, reduce_rank(problem, best.factors), settings.tolerance)
     certificates = {run.rank: run.certificate for run in runs}

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import truncate
 from tangentlora.problem.spectral import RANK_TOLERANCE, balance
 from tangentlora.progress import bar
-from tangentlora.solvers.core import truncate
 from tangentlora.solvers.solution import Solver
 from tangentlora.studies.outer_descent import descended
 from tangentlora.studies.outer_network import RealNetwork
@@ -31,6 +31,7 @@ from tangentlora.tangent.tangent import Tangent
 
 _SHARE = 1e-4  # of what the tangent promises, t(P − min P_k): the least fall that is taken
 _HALVINGS = 20  # of t at most
+_PATIENCE = 4  # slow steps in turn, where P falls by more than rounding: their gaps go up and down
 _EVALUATIONS = 40  # of the real network and its gradient, in the descent after each step
 
 
@@ -86,9 +87,10 @@ class Outer:
 def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) -> Outer:
     """Take at most `settings.outer` steps from the start, or from δ = 0; the real objective never rises.
 
-    The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P), or where P falls by no
-    more than `tolerance`·max(1, P) and the gap is not halved, twice in turn or without
-    a move; such a step counts only if the gap does not grow.
+    The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P). They stall where P
+    falls by no more than `tolerance`·max(1, P) and the gap is not halved: twice in turn where the network's own
+    rounding hides the fall, or nothing moved, and after some more where P still falls. The answer of a run
+    that stalled is the point with the smallest gap among those with the same P, to the tolerance.
     Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings
@@ -100,23 +102,26 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     }
     point = _point(real, start, real.objective(start), progress)
     steps: list[Step] = []
-    stalled = 0
+    stalled, best, taken = 0, point, 0
     ending = Ending.STEPS_SPENT
     with bar(settings.outer, "linearise, solve, move", "step", progress) as shown:
         while len(steps) < settings.outer and not _settled(point, settings.tolerance):
             step, factors = _step(real, point, solver)
             following = _point(real, factors, step.after, progress)
-            slow = step.before - step.after <= settings.tolerance * max(1.0, step.before)
-            if slow and following.gap > point.gap:  # P the same to the tolerance: the smaller gap counts
-                ending = Ending.STALLED
-                break
+            fall, size = step.before - step.after, max(1.0, step.before)
             steps.append(step)
             shown.update()
+            slow = fall <= settings.tolerance * size
             stalled = stalled + 1 if slow and following.gap > 0.5 * point.gap else 0
-            unmoved, point = following.gap == point.gap, following
-            if stalled == 2 or (stalled and unmoved):
+            unmoved = following.gap == point.gap
+            if not slow or following.gap <= best.gap:  # P the same to the tolerance: the smaller gap counts
+                best, taken = following, len(steps)
+            point = following
+            if stalled and (unmoved or stalled >= (2 if fall <= real.rounding * size else _PATIENCE)):
                 ending = Ending.STALLED
                 break
+    if ending is Ending.STALLED:
+        point, steps = best, steps[:taken]
     if _settled(point, settings.tolerance):
         ending = Ending.SETTLED
     return Outer(point.factors, tuple(steps), ending, point.objective, point.tangent, point.local)
@@ -147,20 +152,20 @@ def _step(real: RealNetwork, point: _Point, solver: Solver) -> tuple[Step, Facto
     """Solve the problem there, move along the line to its answer, then descend at the ranks reached."""
     answer = solver.solve(point.local, start=point.factors).factors
     promised = point.local.objective(answer)
-    length, landed, reached = _along(real, point.factors, answer, point.objective, promised)
-    taken, after = _descended(real, landed, reached)
+    length, landed, reached = _along(real, point, answer, promised)
+    taken, after = _descended(real, point.local, landed, reached)
     ranks = {name: u.shape[1] for name, (u, _) in taken.items()}
     gaps = (point.gap, promised, point.local.gap(answer))
     return Step(point.objective, *gaps, length, reached, after, ranks), taken
 
 
 def _along(
-    real: RealNetwork, start: Factors, answer: Factors, objective: float, promised: float
+    real: RealNetwork, begin: _Point, answer: Factors, promised: float
 ) -> tuple[float, Factors, float]:
     """Return the first t at which P falls enough, the point there and P; t = 0 if none does."""
-    length = 1.0
+    start, objective, length = begin.factors, begin.objective, 1.0
     for _ in range(_HALVINGS if objective > promised else 0):
-        point = answer if length == 1 else blend(start, answer, length)
+        point = answer if length == 1 else blend(begin.local, start, answer, length)
         value = real.objective(point)
         if value < objective and objective - value >= _SHARE * length * (objective - promised):
             return length, point, value
@@ -168,15 +173,17 @@ def _along(
     return 0.0, start, objective
 
 
-def _descended(real: RealNetwork, factors: Factors, objective: float) -> tuple[Factors, float]:
+def _descended(
+    real: RealNetwork, local: Problem, factors: Factors, objective: float
+) -> tuple[Factors, float]:
     """Return the point and P after descent at these ranks, or the given ones where P has not fallen."""
-    point = truncate(descended(real.evaluate, factors, _EVALUATIONS), RANK_TOLERANCE)
+    point = truncate(local, descended(real.evaluate, factors, _EVALUATIONS, real.rounding), RANK_TOLERANCE)
     value = real.objective(point)
     return (point, value) if value < objective else (factors, objective)
 
 
-def blend(start: Factors, answer: Factors, t: float) -> Factors:
-    """Return balanced factors of (1−t)δ + tδ', of no more columns than its numerical rank."""
+def blend(problem: Problem, start: Factors, answer: Factors, t: float) -> Factors:
+    """Return balanced factors of (1−t)δ + tδ', of no more columns than its numerical rank at the problem."""
 
     def stacked(one: Float[Tensor, "_d _r"], other: Float[Tensor, "_d _q"]) -> Float[Tensor, "_d _s"]:
         return torch.cat([(1 - t) ** 0.5 * one, t**0.5 * other], 1)
@@ -184,4 +191,4 @@ def blend(start: Factors, answer: Factors, t: float) -> Factors:
     both = {
         name: (stacked(u, answer[name][0]), stacked(v, answer[name][1])) for name, (u, v) in start.items()
     }
-    return truncate(both, RANK_TOLERANCE)
+    return truncate(problem, both, RANK_TOLERANCE)

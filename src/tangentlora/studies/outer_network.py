@@ -22,6 +22,12 @@ class RealNetwork:
 
     prepared: Prepared
 
+    @property
+    def rounding(self) -> float:
+        """What P cannot resolve, relative to max(1, P): two roundings of the network's precision."""
+        precision = next(w.dtype for w in self.prepared.network.module.parameters() if w.is_floating_point())
+        return 2 * float(torch.finfo(precision).eps)
+
     def objective(self, factors: Factors) -> float:
         """Return P(δ) = L(f(W+δ)) + λ Σ_t ‖δ_t‖_*."""
         prepared, problem = self.prepared, self.prepared.problem

@@ -12,6 +12,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.rounding import spectral_norm_bounds
 from tangentlora.progress import bar
 from tangentlora.report.path_record import LambdaPath, PathPoint
 from tangentlora.solvers.certified import Certified
@@ -21,7 +22,6 @@ from tangentlora.studies.cells import chosen_by_dev
 from tangentlora.studies.measure import LinearisedSet, linearised_sets
 from tangentlora.studies.prepare import Prepared, scores
 from tangentlora.theory.certificate import Certificate, certify
-from tangentlora.theory.rounding import spectral_norm_bounds
 
 FOLDS = 5
 """Of cross-validation, where none are asked for."""

@@ -16,7 +16,7 @@ from tangentlora.adapters import loaded_outputs, write_adapter, zeroed
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.models.update import updated
-from tangentlora.problem.objective import ranks
+from tangentlora.problem.ranks import ranks
 from tangentlora.problem.spectral import product_singular_values
 from tangentlora.report.folder import RunFolder
 from tangentlora.report.record import FORMAT, Run
@@ -161,7 +161,7 @@ def write_answer(prepared: Prepared, outcome: Outcome, folder: RunFolder) -> dic
 
 def rank_fields(solution: Solution, certificate: Certificate, *, exact: bool) -> dict[str, Any]:
     """Return what is recorded of an answer's rank: the certificate's count with `exact`, else what shows."""
-    visible = certificate.ranks if exact else ranks(solution.factors, VISIBLE_RANK)
+    visible = certificate.ranks if exact else ranks(solution.problem, solution.factors, VISIBLE_RANK)
     return {
         "rank_reached": sum(visible.values()),
         "ranks": visible,

@@ -22,11 +22,12 @@ import torch
 
 from tangentlora.blocks import Factors, cast
 from tangentlora.errors import InputError
-from tangentlora.problem.objective import Problem, half_squares, nuclear_norm, ranks
+from tangentlora.problem.objective import Problem
+from tangentlora.problem.proof import prove
+from tangentlora.problem.ranks import ranks
 from tangentlora.problem.threads import fitting_threads
 from tangentlora.solvers.solution import Solution
 from tangentlora.theory.distance import Distance
-from tangentlora.theory.rounding import dual_scale, rounding_margin, spectral_norm_bounds
 
 
 @dataclass(frozen=True)
@@ -119,34 +120,23 @@ def _certified(problem: Problem, factors: Factors, tolerance: float) -> Certific
     z = problem.outputs(factors)
     if not torch.isfinite(z).all():
         raise InputError("got factors whose outputs overflow, expected numbers: lower the learning rate")
-    data_fit = problem.empirical_loss(z)
-    objective = data_fit + problem.lam * nuclear_norm(factors)
-    factored = data_fit + problem.lam * half_squares(factors)
-    a = problem.dual_point(z)
-    norms = spectral_norm_bounds(problem, a)
-    largest = max(norms.values())
-    scale = dual_scale(problem.lam, largest)
-    conjugate = problem.loss.conjugate(len(z) * scale * a, problem.y)
-    lower_bound = float(scale * (a * problem.f0).sum() - conjugate.mean())
-    _require_finite(problem, objective, lower_bound)
-    rounding = rounding_margin(problem, factors, z, a, conjugate)
-    gap = objective - lower_bound
-    size = max(1.0, abs(objective))
+    proof = prove(problem, factors, z)
+    _require_finite(problem, proof.objective, proof.lower_bound)
     return Certificate(
-        objective=objective,
-        lower_bound=lower_bound,
-        gap=gap,
-        relative_gap=gap / size,
-        rounding=rounding,
+        objective=proof.objective,
+        lower_bound=proof.lower_bound,
+        gap=proof.gap,
+        relative_gap=proof.gap / max(1.0, abs(proof.objective)),
+        rounding=proof.rounding,
         tolerance=tolerance,
-        certified=math.isfinite(gap) and gap + rounding <= tolerance * size,
-        factored_objective=factored,
-        factored_gap=factored - lower_bound,
+        certified=proof.holds(tolerance),
+        factored_objective=proof.factored_objective,
+        factored_gap=proof.factored_objective - proof.lower_bound,
         loss=problem.loss.name,
         lam=problem.lam,
-        dual_scale=scale,
-        spectral_norms=norms,
-        ranks=ranks(factors),
+        dual_scale=proof.dual_scale,
+        spectral_norms=proof.spectral_norms,
+        ranks=ranks(problem, factors),
         constraints=problem.constraints,
         n_examples=len(z),
         n_outputs=z.shape[1],

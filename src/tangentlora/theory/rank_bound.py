@@ -17,11 +17,11 @@ import torch
 from tangentlora.blocks import Factors, cast
 from tangentlora.problem.independence import in_range
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.rounding import spectral_norm_bounds
 from tangentlora.problem.spectral import EPS
 from tangentlora.solvers.solution import Solution
 from tangentlora.tangent.jacobian import Jacobian, divided
 from tangentlora.theory.certificate import certify
-from tangentlora.theory.rounding import spectral_norm_bounds
 
 _KERNEL_LIMIT = 4096  # outputs, above which a layer's kernel is bounded by its trace
 

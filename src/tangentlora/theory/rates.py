@@ -21,6 +21,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import material
 from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.theory.hessian import Hessian
 
@@ -53,7 +54,7 @@ def local_rate(problem: Problem, factors: Factors, learning_rate: float, momentu
     """Return the rate at which gradient descent converges to these factors, a stationary point of F.
 
     Works in the space in which a run stays that starts at u = 0: the span of the Jacobian and of the start's
-    v. A column counts as zero where its square is below `RANK_TOLERANCE` of the largest in any layer. Raises
+    v. A column counts as zero where it does in a rank, as in `problem.ranks`. Raises
     InputError for a rate that is not positive, momentum outside [0, 1), factors without columns, and more
     than `MOST` coordinates of columns in use.
     """
@@ -74,7 +75,7 @@ def spectrum(problem: Problem, factors: Factors) -> tuple[Float[Tensor, " d"], i
     Repeated ones of columns of zeros appear once. Raises InputError as `local_rate` does.
     """
     inner, span = problem.reduced
-    used, unused = _separate(span.lower(factors))
+    used, unused = _separate(inner, span.lower(factors))
     d = sum(w.numel() for pair in used.values() for w in pair)
     if d > MOST or not (d or any(unused.values())):
         raise InputError(
@@ -136,19 +137,15 @@ def measured_factor(
     return math.exp(float(centred @ logs / (centred @ centred)))
 
 
-def _separate(factors: Factors) -> tuple[Factors, dict[str, int]]:
+def _separate(problem: Problem, factors: Factors) -> tuple[Factors, dict[str, int]]:
     """Return the factors turned so that columns of zeros split off, without these, and their number."""
-    turned = {}
+    turned: Factors = {}
     for name, (u, v) in factors.items():
-        squares, Z = torch.linalg.eigh(u.T @ u + v.T @ v)
-        turned[name] = (squares, u @ Z, v @ Z)
-    largest = max((float(squares[-1]) for squares, _, _ in turned.values() if len(squares)), default=0.0)
-    used: Factors = {}
-    unused = {}
-    for name, (squares, u, v) in turned.items():
-        alive = squares > RANK_TOLERANCE * largest
-        used[name] = (u[:, alive], v[:, alive])
-        unused[name] = int((~alive).sum())
+        Z = torch.linalg.eigh(u.T @ u + v.T @ v).eigenvectors
+        turned[name] = (u @ Z, v @ Z)
+    alive = material(problem, turned, RANK_TOLERANCE)
+    used: Factors = {name: (u[:, alive[name]], v[:, alive[name]]) for name, (u, v) in turned.items()}
+    unused = {name: int((~kept).sum()) for name, kept in alive.items()}
     return used, unused
 
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tangentlora.errors import InputError
 from tangentlora.theory.evidence import Answer, Array
 from tangentlora.theory.kernel_rank import kernel_rank, seen, width_of
+from tangentlora.theory.recomputed_ranks import recomputed_ranks
 from tangentlora.theory.shards import Layer, Shard, Store
 
 _EPS = float(np.finfo(np.float64).eps)
-_RANK = 1e-7
 _NO_SCALE = 1e-290
 
 
@@ -57,7 +57,8 @@ def recomputation(
 ) -> Recomputation:
     """Return the fields of the certificate of this answer at λ, with what rounding may change in them.
 
-    Labels and factors have to fit. `earlier`: as `constraints` also what earlier versions counted is right.
+    Labels and factors have to fit. `earlier`: as `constraints` and `ranks` also what earlier versions counted
+    is right.
     Raises InputError for an unknown loss.
     """
     f0, labels = tangent.f0, answer.labels
@@ -110,7 +111,7 @@ def recomputation(
     if earlier:
         others = kernel_rank(tangent, loss, seen_sizes, unscaled=True)
         ends = [min(ends[0], others[1]), max(ends[1], others[2])]
-    ranks, between = _ranks(singular, answer)
+    ranks, between = recomputed_ranks(tangent, answer.factors, loss, z - f0, earlier)
     fields = {
         "objective": objective,
         "lower_bound": lower,
@@ -169,19 +170,6 @@ def dual_scale(lam: float, largest: float) -> float:
     """Return s = min(1, λ / max_t ‖M_t‖₂); 0 where it would be rounded by more than an ε of itself."""
     scale = 1.0 if largest <= lam else lam / largest
     return scale if scale >= _NO_SCALE else 0.0
-
-
-def _ranks(singular: dict[str, Array], answer: Answer) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """Return the numerical rank of each update, and the least and the most that rounding leaves possible."""
-    top = max((float(s[0]) for s in singular.values() if len(s)), default=0.0)
-    ranks, between = {}, {}
-    for name, s in singular.items():
-        u, v = answer.factors[name]
-        error = 8 * u.shape[1] * sum((len(u), len(v))) * _EPS
-        error = error * float(np.linalg.norm(u) * np.linalg.norm(v)) + 1e-9 * _RANK * top
-        ranks[name] = int((s > _RANK * top).sum())
-        between[name] = int((s > _RANK * top + error).sum()), int((s > _RANK * top - error).sum())
-    return ranks, between
 
 
 def labels_fit(loss: str, labels: NDArray[Any], n: int, k: int) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tangentlora.blocks import Factors, cast
 from tangentlora.errors import InputError
 from tangentlora.problem.objective import Problem
+from tangentlora.problem.ranks import material
 from tangentlora.problem.spectral import RANK_TOLERANCE
 from tangentlora.theory.curvature import Lowest, lowest
 from tangentlora.theory.hessian import Hessian
@@ -113,7 +114,7 @@ def classify(
     slope = math.hypot(float(hessian.gradient.norm()), problem.lam * outside)
     steepest = math.sqrt(sum((sizes[t] * _norm({t: pair})) ** 2 for t, pair in factors.items()))
     found = lowest(hessian, precision=0.1 * tolerance, max_restarts=max_restarts, seed=seed)
-    used = _used(factors)
+    used = _used(problem, factors)
     width = {t: u.shape[1] for t, (u, _) in factors.items()}
     gradient = slope / steepest if steepest else 0.0
     curvature, error = min(found.value, across) / scale, found.error / scale
@@ -149,11 +150,13 @@ def _descend(hessian: Hessian, found: Lowest) -> tuple[Float[Tensor, " d"] | Non
     return best, fall if best is not None else 0.0
 
 
-def _used(factors: Factors) -> dict[str, int]:
-    """Return the number of independent columns of each Q_t: singular values σ with σ² above rounding."""
-    squares = {t: torch.linalg.eigvalsh(u.T @ u + v.T @ v) for t, (u, v) in factors.items()}
-    largest = max((float(s[-1]) for s in squares.values() if len(s)), default=0.0)
-    return {t: int((s > RANK_TOLERANCE * largest).sum()) for t, s in squares.items()}
+def _used(problem: Problem, factors: Factors) -> dict[str, int]:
+    """Return the number of independent columns of each Q_t: those that count, as in `problem.ranks`."""
+    turned: Factors = {}
+    for t, (u, v) in factors.items():
+        Z = torch.linalg.eigh(u.T @ u + v.T @ v).eigenvectors
+        turned[t] = (u @ Z, v @ Z)
+    return {t: int(kept.sum()) for t, kept in material(problem, turned, RANK_TOLERANCE).items()}
 
 
 def _norm(factors: Factors) -> float:
