@@ -90,7 +90,8 @@ def gauss_newton(prepared: Prepared, solver: Solver, *, progress: bool = False) 
     The steps end where the gap of P_k at δ_k is within half of `tolerance`·max(1, P). They stall where P
     falls by no more than `tolerance`·max(1, P) and the gap is not halved: twice in turn where the
     network's own rounding hides the fall, or nothing moved, and after some more where P still falls. The
-    answer of a run that stalled is the point with the smallest gap among those with the same P, to the tolerance.
+    answer of a run that stalled is the point with the smallest gap among those with the same P, to the
+    tolerance.
     Raises InputError as `linearize` and the solver do.
     """
     settings = prepared.settings
