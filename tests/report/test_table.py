@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from report import run_folders as made
 from tangentlora.report.record import Run
+from tangentlora.report.standing import describe_standing
 from tangentlora.report.table import comparison_table
 
 
@@ -47,6 +50,30 @@ def test_each_run_has_a_line_with_its_numbers() -> None:
     assert table[0].endswith("held-out accuracy")
     assert table[11] == ""
     assert table[12].startswith("It holds on the real network")
+
+
+def test_an_answer_that_fits_too_closely_is_the_best_and_no_better() -> None:
+    values = made.demo()
+    values["runs"] = values["runs"][-1:]
+    found = Run.parse(values).answers[0].standing
+    assert found is not None
+    one = replace(
+        found.train, before_accuracy=0.7, linear_accuracy=0.6, real_accuracy=0.59, lost=60, gained=20
+    )
+    for missed, first in (
+        (4, "The certified solver found the best answer: "),
+        (40, "The answer does not hold "),
+    ):
+        sets = {"train": found.train, "test": replace(one, missed=missed, met=3)}
+        values["runs"][0]["real_network"] = describe_standing(replace(found, sets=sets))
+        rows = lines(values)
+        said = " ".join(rows[: rows.index("")])
+        assert said.startswith(first)
+        assert "its held-out accuracy falls from 0.700 to 0.590 (by chance: p = 8.6e-6)" in said
+        assert f"Use a larger λ than {values['configuration']['lam']:g}" in said
+        assert ("in the linearised network too (0.600): the fit is too close" in said) is (missed == 4)
+        assert ("fit --outer 4" in said) is (missed == 40)
+        assert below(rows)[4].split()[-1] == "no"
 
 
 def test_a_row_that_does_not_hold_says_no_and_the_headline_only_where_it_is_the_answer() -> None:

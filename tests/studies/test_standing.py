@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,45 @@ def test_examine_and_audit_say_it_first(shell: Shell, capsys: Captured) -> None:
     assert said["headline"].startswith("The adapter does not hold")
     assert status_of(["audit", f"{shell.run}/adapter", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["real_network"]["holds"] is True
+
+
+def test_verify_keeps_to_the_proof_and_tells_what_was_recorded(shell: Shell, capsys: Captured) -> None:
+    bad = shell.folder / "bad"
+    capsys.readouterr()
+    assert status_of(["verify", str(bad), "--strict"]) == 0  # the proof is right: it is of another network
+    out = " ".join(capsys.readouterr().out.split())
+    proof, recorded = out.split(" That is about the linearised network. ")
+    assert proof.startswith("Valid: the answer is within")
+    assert "real network" not in proof
+    assert recorded.startswith(
+        "By the run's record, not measured again, the answer does not hold on the real network: its training "
+        "loss rises from"
+    )
+    assert status_of(["verify", str(bad), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["real_network"] == read(bad)["real_network"]
+    assert status_of(["verify", str(shell.run)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Valid")
+    assert "real network" not in out
+
+
+def test_a_record_that_is_rejected_is_not_repeated(shell: Shell, capsys: Captured, tmp_path: Path) -> None:
+    forged = Path(shutil.copytree(shell.folder / "bad", tmp_path / "bad"))
+    values = read(forged)
+    values["runs"][0]["lower_bound"] += 1e-3
+    (forged / "run.json").write_text(json.dumps(values))
+    capsys.readouterr()
+    assert status_of(["verify", str(forged)]) == 1
+    assert "By the run's record" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_report_says_it_first(shell: Shell, capsys: Captured) -> None:
+    capsys.readouterr()
+    assert status_of(["report", str(shell.folder / "bad")]) == 0
+    assert capsys.readouterr().out.startswith(FAILS)
+    assert status_of(["report", str(shell.run)]) == 0
+    assert capsys.readouterr().out.startswith("Wrote")
+    assert status_of(["verify", str(shell.folder / "bad")]) == 0  # the pages are sealed again
 
 
 def test_compress_says_it_first(shell: Shell, capsys: Captured, tmp_path: Path) -> None:

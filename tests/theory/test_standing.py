@@ -89,6 +89,28 @@ def test_accuracy_falls_where_chance_does_not_explain_it(lost: int, gained: int,
 
 
 @pytest.mark.parametrize(
+    ("missed", "met", "expected"),
+    [
+        (6, 0, Holds.ACCURACY_FALLS),  # the linearised network does better, and not by chance
+        (5, 0, Holds.FITS_TOO_CLOSELY),
+        (0, 20, Holds.FITS_TOO_CLOSELY),
+        (None, None, Holds.ACCURACY_FALLS),  # it was not asked
+    ],
+)
+def test_a_fall_that_the_linearised_network_shares_is_the_fit_s(
+    missed: int | None, met: int | None, expected: Holds
+) -> None:
+    changed = replace(GOOD, lost=90, gained=20, missed=missed, met=met)
+    assert verdict(held_out=changed) is expected
+    assert not Standing({"train": GOOD, "test": changed}).holds
+    # it is the last of the reasons
+    assert verdict(held_out=replace(changed, error=2 * LEFT)) is (
+        expected if expected is Holds.ACCURACY_FALLS else Holds.LEFT_REGIME
+    )
+    assert verdict(held_out=replace(changed, lost=20)) is Holds.YES
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         (ROUGH, Holds.YES),
@@ -116,6 +138,8 @@ def test_a_set_is_measured_as_by_hand() -> None:
     was, now = before.argmax(1) == y, real.argmax(1) == y
     assert found.lost == sum(a and not b for a, b in zip(was.tolist(), now.tolist(), strict=True))
     assert found.gained == sum(b and not a for a, b in zip(was.tolist(), now.tolist(), strict=True))
+    said = linear.argmax(1) == y
+    assert (found.missed, found.met) == (int((said & ~now).sum()), int((now & ~said).sum()))
     assert found.real_accuracy == pytest.approx(float(now.double().mean()))
     assert found.before_loss == pytest.approx(float(torch.nn.functional.cross_entropy(before, y)))
 
@@ -133,7 +157,7 @@ def test_a_set_is_measured_as_by_hand() -> None:
         None,
         None,
     )
-    assert vectors.chance is None
+    assert vectors.chance is vectors.missed is None
     assert not vectors.accuracy_falls
 
 

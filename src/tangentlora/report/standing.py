@@ -13,7 +13,7 @@ from tangentlora.theory.standing import LEFT, Holds, Reach, SetStanding, Standin
 NAMES = {"train": "training", "dev": "dev", "test": "held-out"}
 """What the sets are called in sentences."""
 
-_COUNTS = ("n", "lost", "gained")
+_COUNTS = ("n", "lost", "gained", "missed", "met")
 
 
 def describe_standing(found: Standing) -> dict[str, Any]:
@@ -108,12 +108,28 @@ def reach_words(found: Reach | None, before: Number) -> str | None:
     )
 
 
+def too_close(found: Standing) -> str:
+    """Return what is said beside a proof where accuracy falls in the linearised network, too."""
+    linear = listing([accuracy(one.linear_accuracy) for one in found.sets.values() if one.accuracy_falls])
+    return f"{listing(facts(found))}, in the linearised network too ({linear}): the fit is too close"
+
+
 def failure(found: Standing, who: str, remedy: str) -> str:
     """Return the headline of an answer that does not hold: what happened, and what to do."""
+    if found.verdict is Holds.FITS_TOO_CLOSELY:
+        return f"{who} is no better on new examples: {too_close(found)}. {remedy}"
     said = f"{who} does not hold on the real network: {listing(facts(found))}. {remedy}"
     if found.reach is None or found.reach.tau == 1:
         return said
     return f"{said} {reach_words(found.reach, found.train.before_loss)}"
+
+
+def recorded_failure(found: Standing) -> str:
+    """Return what a record says of an answer that does not hold, in a sentence beside a proof."""
+    said = f"the answer does not hold on the real network: {listing(facts(found))}"
+    if found.verdict is Holds.FITS_TOO_CLOSELY:
+        said = too_close(found)
+    return f"That is about the linearised network. By the run's record, not measured again, {said}."
 
 
 def mark(found: Standing | None) -> str:

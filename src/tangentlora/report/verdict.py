@@ -42,7 +42,8 @@ def verdict(run: Run) -> list[str]:
         return ["No run ended with a finite objective, so nothing is proved.", *_diverged(run)]
     sentences = [_optimum(run, best), *_followed(best)]
     if run.failing is not None:
-        sentences = [_failure(run, run.failing), _optimum(run, best)]
+        failure, optimum = _failure(run, run.failing, best), _optimum(run, best)
+        sentences = [f"{optimum} {failure}"] if _fits_too_closely(run.failing) else [failure, optimum]
     if run.configuration.get("outer"):
         sentences.append(
             "That is about the network linearised at this answer: to first order it says how much better "
@@ -71,11 +72,19 @@ def headline(run: Run) -> str:
     return verdict(run)[0]
 
 
-def _failure(run: Run, answer: Answer) -> str:
+def _fits_too_closely(answer: Answer) -> bool:
+    """Say if the answer fails for no fault of the linearisation."""
+    return answer.standing is not None and answer.standing.verdict is Holds.FITS_TOO_CLOSELY
+
+
+def _failure(run: Run, answer: Answer, best: Answer) -> str:
     """Say that the answer does not hold on the real network, by which numbers, and what to do."""
     assert answer.standing is not None  # or it would not be known to fail
-    who = "The answer" if len(run.answers) == 1 else f"The answer of {_subject(answer)}"
     lam = plain(parse_number(run.configuration.get("lam")))
+    if _fits_too_closely(answer):
+        who = "But it" if answer is best else f"But the answer of {_subject(answer)}"
+        return failure(answer.standing, who, f"Use a larger λ than {lam}.")
+    who = "The answer" if len(run.answers) == 1 else f"The answer of {_subject(answer)}"
     steps = "" if run.configuration.get("outer") else ", or steps on the real network (fit --outer 4)"
     return failure(answer.standing, who, f"Use a larger λ than {lam}{steps}.")
 
@@ -97,11 +106,18 @@ def _followed(best: Answer) -> list[str]:
 
 def _others_failing(run: Run) -> list[str]:
     main = run.failing
-    others = [_subject(a) for a in run.answers if a is not main and a.standing and not a.standing.holds]
-    if not others:
-        return []
-    they = f"answer of {others[0]} does" if len(others) == 1 else f"answers of {listing(others)} do"
-    return [f"The {they} not hold on the real network{' either' if main else ''}."]
+    failing = [a for a in run.answers if a is not main and a.standing and not a.standing.holds]
+    close = [_subject(a) for a in failing if _fits_too_closely(a)]
+    others = [_subject(a) for a in failing if not _fits_too_closely(a)]
+    either = " either" if main and not _fits_too_closely(main) else ""
+    said = []
+    if others:
+        they = f"answer of {others[0]} does" if len(others) == 1 else f"answers of {listing(others)} do"
+        said.append(f"The {they} not hold on the real network{either}.")
+    if close:
+        they = f"answer of {close[0]} is" if len(close) == 1 else f"answers of {listing(close)} are"
+        said.append(f"The {they} no better on new examples: accuracy falls by more than chance explains.")
+    return said
 
 
 def _optimum(run: Run, best: Answer) -> str:
@@ -112,7 +128,7 @@ def _optimum(run: Run, best: Answer) -> str:
     if best.certified:
         gap = Distance(max(best.objective - bound, ROUNDING), best.objective)
         near = at_most(max(distance, ROUNDING))
-        if run.failing is not None:
+        if run.failing is not None and not _fits_too_closely(run.failing):
             return (
                 f"The certificate is about the linearised network alone: there the objective {objective} of "
                 f"{_subject(best)} is proved to be within {near} of the global optimum."

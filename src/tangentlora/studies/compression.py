@@ -208,9 +208,9 @@ def _smaller(given: Measured, now: Measured, n: int) -> SetStanding:
         given.accuracy,
         given.accuracy,
         now.accuracy,
-        now.lost,
-        now.gained,
-        now.relative_change or 0.0,
+        lost=now.lost,
+        gained=now.gained,
+        error=now.relative_change or 0.0,
     )
 
 

@@ -60,7 +60,9 @@ def standing_at(prepared: Prepared, before: Outputs, real: Outputs, penalty: flo
 def with_reach(found: Standing, loss: Callable[[float], float]) -> Standing:
     """Return the standing with how far along the update the loss falls, where that must be looked for."""
     train, verdict = found.train, found.verdict
-    if found.holds or verdict is Holds.NOT_FINITE or train.before_loss is None or train.real_loss is None:
+    if found.holds or verdict in (Holds.NOT_FINITE, Holds.FITS_TOO_CLOSELY):
+        return found
+    if train.before_loss is None or train.real_loss is None:
         return found
     return replace(found, reach=find_reach(loss, {0.0: train.before_loss, 1.0: train.real_loss}))
 

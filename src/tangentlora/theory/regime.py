@@ -153,6 +153,7 @@ def set_standing(
     before, real = (z.detach().cpu().double() for z in (before, real))
     linear = None if linear is None else linear.detach().cpu().double()
     was, now = right(before, y), right(real, y)
+    said = None if linear is None else right(linear, y)
     return SetStanding(
         n=len(y),
         before_loss=float(loss.value(before, y).mean()),
@@ -161,8 +162,10 @@ def set_standing(
         before_accuracy=accuracy(before, y),
         linear_accuracy=None if linear is None else accuracy(linear, y),
         real_accuracy=accuracy(real, y),
-        lost=None if was is None or now is None else int((was & ~now).sum()),
-        gained=None if was is None or now is None else int((~was & now).sum()),
+        lost=_turned(was, now),
+        gained=_turned(now, was),
+        missed=_turned(said, now),
+        met=_turned(now, said),
         error=error,
     )
 
@@ -189,6 +192,11 @@ def accuracy(z: Float[Tensor, "N K"], y: Shaped[Tensor, "N ..."]) -> float | Non
     """
     hits = right(z, y)
     return None if hits is None else float(hits.double().mean())
+
+
+def _turned(first: Bool[Tensor, " N"] | None, then: Bool[Tensor, " N"] | None) -> int | None:
+    """Return how many examples are right at first and wrong then."""
+    return None if first is None or then is None else int((first & ~then).sum())
 
 
 def right(z: Float[Tensor, "N K"], y: Shaped[Tensor, "N ..."]) -> Bool[Tensor, " N"] | None:

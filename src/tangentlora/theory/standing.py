@@ -53,6 +53,10 @@ class Holds(Enum):
         "The answer does not hold on the real network: the outputs are further from those of the linearised "
         "network than the promised change is long, so that nothing proved describes them."
     )
+    FITS_TOO_CLOSELY = (
+        "The answer is no better on new examples: accuracy is below that before training by more than chance "
+        "explains, in the linearised network too, so that the fit is at fault and not the linearisation."
+    )
     NOT_FINITE = "The answer does not hold on the real network: the loss is not a finite number."
 
 
@@ -61,8 +65,9 @@ class SetStanding:
     """One labelled set before training, and in the linearised and the real network at W + δ.
 
     Losses are means of ℓ, accuracies in [0, 1], None where there are none. `lost` counts the examples that
-    are right before and wrong after in the real network, `gained` the others way round. `error` is
-    ‖f(W+δ) − z(δ)‖ / ‖z(δ) − f0‖ in what the loss can tell apart.
+    are right before and wrong after in the real network, `gained` the others way round; `missed` those that
+    are right in the linearised network at W + δ and wrong in the real one, `met` the reverse. `error`
+    is ‖f(W+δ) − z(δ)‖ / ‖z(δ) − f0‖ in what the loss can tell apart.
     """
 
     n: int
@@ -74,6 +79,8 @@ class SetStanding:
     real_accuracy: float | None = None
     lost: int | None = None
     gained: int | None = None
+    missed: int | None = None
+    met: int | None = None
     error: float | None = None
 
     @property
@@ -84,9 +91,12 @@ class SetStanding:
     @property
     def accuracy_falls(self) -> bool:
         """Whether more examples were lost than gained, and chance does not explain it."""
-        if self.lost is None or self.gained is None or self.lost <= self.gained:
-            return False
-        return paired_chance(self.lost, self.gained) < CHANCE
+        return _falls(self.lost, self.gained)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is known that accuracy is that of the linearised network, or better, up to chance."""
+        return self.missed is not None and not _falls(self.missed, self.met)
 
 
 @dataclass(frozen=True)
@@ -148,13 +158,23 @@ class Standing:
             return Holds.LOSS_RISES
         if self.objective is not None and self.objective > before + self.slack:
             return Holds.OBJECTIVE_RISES
-        if any(part.accuracy_falls for part in self.sets.values()):
+        falling = [part for part in self.sets.values() if part.accuracy_falls]
+        if not all(part.follows for part in falling):
             return Holds.ACCURACY_FALLS
+        if error is not None and not error <= LEFT:
+            return Holds.LEFT_REGIME
+        if falling:
+            return Holds.FITS_TOO_CLOSELY
         if error is None:
             return Holds.YES
-        if not error <= LEFT:
-            return Holds.LEFT_REGIME
         return Holds.YES if error <= ROUGH else Holds.ROUGHLY
+
+
+def _falls(lost: int | None, gained: int | None) -> bool:
+    """Say if more were lost than gained, and chance does not explain it."""
+    if lost is None or gained is None or lost <= gained:
+        return False
+    return paired_chance(lost, gained) < CHANCE
 
 
 def paired_chance(lost: int, gained: int) -> float:
