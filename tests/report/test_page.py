@@ -92,7 +92,7 @@ def test_the_verdict_comes_first_and_the_numbers_follow(demo: tuple[str, Page]) 
 
 
 def test_epochs_to_each_distance_are_in_the_table(demo: tuple[str, Page]) -> None:
-    row = demo[1].text.split("full fine-tuning 0.731247 9.0e-7 yes 4 500")[1]
+    row = demo[1].text.split("full fine-tuning 0.731247 9.0e-7 yes yes 4 500")[1]
     assert row.split()[:2] == ["80", "160"]
 
 
