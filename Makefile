@@ -12,9 +12,16 @@ BENCHMARKS := linearize_roberta linearize_peers store_size two_processes publish
 	certified_scaling larger_than_memory paper_protocol lambda_path audit_large landscape profile_jobs
 IN_PARTS := linearize_peers certified_peers certified_scaling
 
-# The tests of what every run goes through; those of figures, studies and benchmarks change with their libraries.
-CORE := tests/tangent tests/problem tests/solvers tests/theory tests/adapters tests/models tests/cli tests/test_cli.py
-PYTHONS ?= 3.12 3.13
+# Representative tests of what every run goes through: rows of networks, problems, solvers, certificates, adapters,
+# opening checkpoints, one fit from the command line. About 3 minutes of processor time; long paths are left out.
+CORE := tests/tangent/test_jacobian.py tests/tangent/test_linearize.py tests/tangent/test_plan.py tests/problem \
+	tests/solvers/test_core.py tests/solvers/test_factored.py tests/solvers/test_partial_svd.py \
+	tests/solvers/test_proximal.py tests/solvers/test_certified.py::test_the_tolerance_is_met \
+	tests/theory/test_certificate.py tests/theory/test_gap_bounds.py tests/theory/test_rank_bound.py \
+	tests/theory/test_verify.py tests/adapters/test_read.py tests/adapters/test_write.py \
+	tests/adapters/test_live.py tests/adapters/test_fit.py tests/models/test_load.py \
+	tests/test_cli.py::test_the_same_seed_gives_the_same_files
+PYTHONS ?= 3.12
 
 .PHONY: demo test test-oldest test-pythons lint campaign bench $(addprefix bench-,$(BENCHMARKS)) results clean
 .NOTPARALLEL:
@@ -35,6 +42,7 @@ test-oldest: .venv-oldest/.dev
 	touch $@
 
 # With other interpreters: `pythonX.Y` on PATH, one of pyenv's, or one that uv knows; what is missing is said.
+# Where pip finds no other build of the pinned torch, the first time downloads 3 GB for each, a CUDA build.
 test-pythons:
 	@ran=0; for v in $(PYTHONS); do \
 	  python=$$(for p in python$$v $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$v.*/bin/python \

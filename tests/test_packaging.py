@@ -99,7 +99,7 @@ def test_the_source_distribution_holds_what_the_tests_read(tmp_path: Path) -> No
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         held = {name.partition("/")[2] for name in file.getnames()}
-    for folder in ("src", "tests", "docs", "benchmarks", "results"):
+    for folder in ("src", "tests", "docs", "benchmarks", "results", "campaign"):
         there = {
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")

@@ -17,9 +17,9 @@ from tangentlora.tangent.jacobian import Jacobian
 
 def pair(*sigma: float) -> tuple[Tensor, Tensor]:
     """Return balanced factors of a matrix 4×4 with these singular values."""
-    root = torch.diag(torch.tensor(sigma).double().sqrt())
-    padded = torch.nn.functional.pad(root, (0, 0, 0, 4 - len(sigma)))
-    return padded, padded.clone()
+    root = torch.zeros(4, len(sigma), dtype=torch.float64)
+    root.diagonal().copy_(torch.tensor(sigma).double().sqrt())
+    return root, root.clone()
 
 
 def scaled(problem: Problem, scales: dict[str, float]) -> Problem:
