@@ -13,7 +13,7 @@ BENCHMARKS := linearize_roberta linearize_peers store_size two_processes publish
 IN_PARTS := linearize_peers certified_peers certified_scaling
 
 # Representative tests of what every run goes through: rows of networks, problems, solvers, certificates, adapters,
-# opening checkpoints, one fit from the command line. About 3 minutes of processor time; long paths are left out.
+# opening checkpoints, one fit from the command line. 3 to 4 minutes of processor time; long paths are left out.
 CORE := tests/tangent/test_jacobian.py tests/tangent/test_linearize.py tests/tangent/test_plan.py tests/problem \
 	tests/solvers/test_core.py tests/solvers/test_factored.py tests/solvers/test_partial_svd.py \
 	tests/solvers/test_proximal.py tests/solvers/test_certified.py::test_the_tolerance_is_met \
