@@ -100,6 +100,18 @@ def test_modules_that_the_network_lacks_are_refused_with_its_own_names():
         fitted(adapter_on("gone"), nn.Sequential(nn.Linear(3, 3)))
 
 
+def test_layers_of_single_experts_that_the_network_joins_are_refused_with_a_remedy():
+    module = nn.Module()
+    module.experts = nn.ParameterDict({"gate_up_proj": torch.ones(2, 3, 4)})
+    module.router = nn.Linear(4, 2)
+    with pytest.raises(
+        InputError, match=r"for experts.0.up.weight, layers of single experts, .* joins to one"
+    ):
+        fitted(adapter_on("experts.0.up", "router"), module)
+    found = fitted(adapter_on("router", shape=(2, 4)), module)  # the remedy: the same without experts
+    assert [target.name for target in found.targets] == ["router"]
+
+
 def test_two_names_for_one_weight_are_refused():
     both = ("vit.layers.0.attention.q_proj", "vit.encoder.layer.0.attention.attention.query")
     with pytest.raises(InputError, match="two names for one weight"):

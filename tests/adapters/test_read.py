@@ -171,6 +171,26 @@ def test_hub_ids_are_read_from_the_cache(folder, tmp_path, monkeypatch):
         read_adapter("owner/adapter", revision="v2")
 
 
+def test_adapters_in_folders_of_a_hub_repository_are_named(folder, tmp_path, monkeypatch):
+    """A longer name is no hub id, so that the remedy is a download; it is followed here."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    stored = tmp_path / "cache" / "models--owner--several"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("0" * 40)
+    snapshot = stored / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    folder.rename(snapshot / "second")
+    with pytest.raises(InputError, match=r"in second and not itself, .*; download .* give the folder second"):
+        read_adapter("owner/several")
+    with pytest.raises(
+        InputError, match=r"download that \(hf download owner/several\) and give the folder in"
+    ):
+        read_adapter("owner/several/second")
+    assert read_adapter(snapshot / "second").layers
+    with pytest.raises(InputError, match=r"; name .*second, which is one"):
+        read_adapter(snapshot)
+
+
 def test_a_layer_knows_its_update():
     layer = LoraLayer(torch.randn(3, 5), torch.randn(4, 3), 2.5)
     u, v = layer.factors()

@@ -25,6 +25,15 @@ def folder(tmp_path: Path) -> Path:
     )
 
 
+def test_an_unknown_setting_of_the_training_alone_may_be_removed(folder):
+    path = folder / "adapter_config.json"
+    plain = path.read_text()
+    with pytest.raises(InputError, match=r"with future_rate = 0.1 .*; remove it from adapter_config.json if"):
+        read_adapter(with_settings(folder, future_rate=0.1))
+    path.write_text(plain)  # the remedy
+    assert len(read_adapter(folder).layers) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,10 +139,14 @@ def test_other_tensors_are_refused_by_name(folder, tensors, message):
 
 
 def test_files_that_are_missing_or_damaged_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match=r"in plain and not itself, .* give .*plain or another of them"):
+    with pytest.raises(
+        InputError, match=r"a folder without adapter_config.json, .*; name .*plain, which is one"
+    ):
         read_adapter(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"adapter_config.json.*, expected the folder of a PEFT adapter"):
+    with pytest.raises(
+        InputError, match=r"without adapter_config.json, expected one that PEFT's .*; correct"
+    ):
         read_adapter(tmp_path / "empty")
     weights, settings = (folder / TENSORS).read_bytes(), (folder / SETTINGS).read_text()
     (folder / TENSORS).write_bytes(weights[:50])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tangentlora.data import CutTexts, DataCheck, Examples, Splits, check_data, load_splits
+from tangentlora.data import DataCheck, Examples, Splits, check_data, load_splits
 from tangentlora.data.tasks import TASKS
 from tangentlora.errors import InputError
 
@@ -83,14 +83,6 @@ def test_clean_data_have_no_warnings_and_say_that_nothing_is_held_out(tmp_path: 
     said = " ".join(check.told().split())
     assert "train 8 rows (all of" in said
     assert "): a 4, b 4 dev none test none" in said
-
-
-def test_cut_texts_are_added_once_they_are_known(checked: DataCheck) -> None:
-    assert checked.describe()["cut_texts"] is None
-    with_cuts = checked.with_cut_texts({"train": CutTexts(2, 128), "test": CutTexts(0, 128)})
-    assert with_cuts.describe()["cut_texts"]["train"] == {"rows": 2, "limit": 128}
-    (said,) = set(with_cuts.warnings()) - set(checked.warnings())
-    assert said == "2 of 6 train texts are longer than the 128 tokens that are read: their ends are cut."
 
 
 def test_a_pair_with_one_blank_text_stays_and_is_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
-from tangentlora.data import load_splits
+from tangentlora.data import check_data, load_splits
 from tangentlora.data.media import read_waveform, resample
 from tangentlora.errors import InputError
 
@@ -85,7 +85,7 @@ def test_class_folders_without_parts_are_divided(sounds: Path) -> None:
 def test_only_what_is_drawn_gets_decoded(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(source: Path) -> tuple[NDArray[np.float32], int]:
+    def counted(source: Path) -> tuple[NDArray[np.float32], int, int]:
         read.append(str(source))
         return read_waveform(source)
 
@@ -122,7 +122,7 @@ def test_every_sample_format_gives_the_same_waveform(dtype: type, tmp_path: Path
         half = 2.0 ** (8 * np.dtype(dtype).itemsize - 1)
         samples = wave * half + (half if dtype is np.uint8 else 0)
     wavfile.write(tmp_path / "wave.wav", 8000, samples.astype(dtype))
-    heard, rate = read_waveform(tmp_path / "wave.wav")
+    heard, rate, _ = read_waveform(tmp_path / "wave.wav")
     assert rate == 8000
     assert np.abs(heard - wave).max() < (0.01 if dtype is np.uint8 else 1e-4)
 
@@ -143,6 +143,44 @@ def test_recordings_of_different_rates_need_a_rate_to_agree_on(sounds: Path) -> 
         load_splits(str(sounds), test_fraction=0.0)
     splits = load_splits(str(sounds), test_fraction=0.0, sampling_rate=8000)
     assert {len(wave) for wave in splits.train.inputs} == {2000}
+
+
+def test_a_rate_is_asked_for_once_recordings_are_met(sounds: Path) -> None:
+    write_wav(sounds / "low" / "9.wav", tone(200, 16000), 16000)
+    splits = load_splits(str(sounds), sampling_rate=lambda: 4000)
+    assert splits.train.sampling_rate == 4000
+    assert {len(wave) for wave in splits.train.inputs} == {1000}
+    assert check_data(splits).warnings()[0] == (
+        "train: 9 of 9 recordings were sampled at 8000 and 16000 Hz and are resampled to 4000 Hz."
+    )
+
+    def never() -> int:
+        raise AssertionError("no recording was met")
+
+    assert load_splits("support", shots=2, sampling_rate=never).train.modality == "text"
+
+
+def test_channels_that_are_averaged_are_told(sounds: Path) -> None:
+    assert check_data(load_splits(str(sounds))).notes == ()
+    write_wav(sounds / "low" / "9.wav", np.stack([tone(200, 8000), tone(300, 8000)], axis=1))
+    check = check_data(load_splits(str(sounds)))
+    assert check.notes == ("train: 1 of 9 recordings have several channels, whose mean is heard.",)
+    assert f"  ! {check.notes[0]}" in check.lines()
+
+
+@pytest.mark.parametrize(("peak", "whole"), [(1.5, False), (2.5, True), (-32768.0, True)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_numbers_kept_as_floats_are_refused(
+    peak: float, whole: bool, dtype: type, tmp_path: Path
+) -> None:
+    """Floats may exceed full scale a little, as in a mix; numbers that nobody divided are no waveform."""
+    path = tmp_path / "wave.wav"
+    wavfile.write(path, 8000, np.array([0.0, peak, 0.1]).astype(dtype))
+    if not whole:
+        assert read_waveform(path)[0][1] == peak
+        return
+    with pytest.raises(InputError, match=rf"wave.wav has samples up to {abs(peak):g}, which look like whole"):
+        read_waveform(path)
 
 
 def test_parts_of_different_rates_are_refused(sounds: Path, tmp_path: Path) -> None:
@@ -188,7 +226,7 @@ def test_other_formats_need_soundfile_and_say_so(sounds: Path, monkeypatch: pyte
 def test_other_formats_are_read_where_soundfile_is_installed(tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
     soundfile.write(tmp_path / "wave.flac", tone(400, 8000), 8000)
-    heard, rate = read_waveform(tmp_path / "wave.flac")
+    heard, rate, _ = read_waveform(tmp_path / "wave.flac")
     assert rate == 8000
     assert np.abs(heard - tone(400, 8000)).max() < 1e-4
     (tmp_path / "wave.flac").write_bytes(b"fLaC and no more")

@@ -126,7 +126,7 @@ def test_unmasked_speech_is_padded_to_one_length():
     alone = torch.cat([net.predict([wave]) for wave in waves])
     torch.testing.assert_close(net.predict(waves), alone, rtol=1e-4, atol=1e-5)
     shorter = network_from_module(
-        module, extractor, ClassificationHead(3, "random", "audio", 1, 0.2), name=""
+        module, extractor, ClassificationHead(3, "random", "audio", None, 0.2), name=""
     )
     assert (shorter.predict(waves) - alone).abs().max() > 1e-3
     assert shorter.reader.describe() != net.reader.describe()
@@ -189,6 +189,35 @@ def test_a_new_head_of_another_size(kind, tmp_path):
     assert torch.equal(state, torch.random.get_rng_state())
     assert new[0].fingerprint == new[1].fingerprint != new[2].fingerprint
     assert new[0].predict(inputs(kind)).shape == (3, 5)
+
+
+@pytest.mark.parametrize("other", ["image", "audio"])
+def test_a_number_of_tokens_is_for_texts_alone(other):
+    with pytest.raises(InputError, match=f"got max_length=9 for the modality {other}, expected it for text"):
+        ClassificationHead(3, modality=other, max_length=9)
+
+
+@pytest.mark.parametrize("init", ["random", "probe"])
+@pytest.mark.parametrize("kind", TEXT_KINDS + IMAGE_KINDS + AUDIO_KINDS)
+def test_a_new_head_is_drawn_where_the_checkpoint_has_one_of_its_size(kind, init, tmp_path):
+    """Every matrix of the head depends on the seed alone, and the pretrained part is the checkpoint's."""
+    folder = str(tiny_networks.tiny_checkpoint(tmp_path, kind))
+    own, first, same, other = (
+        load_network(folder, ClassificationHead(3, init, modality(kind), max_seconds=0.5, seed=seed)).module
+        for init, seed in (("checkpoint", 0), (init, 0), (init, 0), (init, 1))
+    )
+    heads = [n for n, c in own.named_children() if not isinstance(c, transformers.PreTrainedModel)]
+    drawn = 0
+    for name, weight in own.named_parameters():
+        again = [module.get_parameter(name) for module in (first, same, other)]
+        assert torch.equal(again[0], again[1])
+        if name.split(".")[0] not in heads:
+            assert torch.equal(weight, again[0])
+        elif weight.dim() > 1:
+            drawn += 1
+            assert not torch.equal(weight, again[0])
+            assert not torch.equal(again[0], again[2])
+    assert drawn
 
 
 def test_a_language_model_gets_a_new_head_only_if_asked(tmp_path):

@@ -200,9 +200,21 @@ def test_missing_or_damaged_tokenizer(bert):
         refuse(bert, "cannot be loaded|got a tokenizer of")
 
 
-def test_tokenizer_of_another_network(bert):
-    tiny_networks.roberta_tokenizer().save_pretrained(bert)
-    refuse(bert, "expected the network's own")
+def test_a_token_without_an_embedding_is_refused_where_it_is_used(bert):
+    """Checkpoints have more tokens than rows and the reverse; only what an example uses must have a row."""
+    rows = transformers.AutoConfig.from_pretrained(bert).vocab_size
+    tokenizer = tiny_networks.wordpiece_tokenizer()
+    tokenizer.add_tokens([f"extra{i}" for i in range(rows + 1 - len(tokenizer))])
+    assert len(tokenizer) > rows
+    before = load_network(str(bert), HEAD).predict(["a dull film"])
+    tokenizer.save_pretrained(bert)
+    grown = load_network(str(bert), HEAD)
+    assert torch.equal(grown.predict(["a dull film"]), before)
+    last = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    with pytest.raises(
+        InputError, match=rf"example 1 with the token '{last}', .* expected its own tokenizer"
+    ):
+        grown.predict(["a dull film", f"a {last} film"])
 
 
 def test_readout_of_another_kind(saved):

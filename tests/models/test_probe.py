@@ -119,6 +119,12 @@ def test_labels(labels):
         fit_linear_probe(network("bert"), inputs("bert"), labels)
 
 
+@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_penalty_without_a_minimum_is_refused(l2):
+    with pytest.raises(InputError, match=r"got l2=.*, expected a positive number"):
+        fit_linear_probe(network("bert"), inputs("bert"), LABELS, l2=l2)
+
+
 def test_other_readouts():
     tokenizer = tiny_networks.tiny_processor("bert")
     module = tiny_networks.tiny_module("bert", len(tokenizer)).base_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tangentlora.models.classification import ClassificationHead
 from tangentlora.models.load import network_from_module
 from tangentlora.models.network import Network
 from tangentlora.studies.label_order import count_outputs, in_head_order
+from tangentlora.studies.notes import order_note
 from tangentlora.studies.prepare import load_with_head
 from tangentlora.studies.task_data import load_task
 from tiny_networks import tiny_module, tiny_processor
@@ -119,3 +121,24 @@ def test_a_checkpoint_is_asked_when_it_is_loaded(tmp_path: Path, turned: bool) -
     _, found = load_with_head(settings, splits)
     assert found.task.labels == labels
     assert all(labels[y] == str(x)[-1] for x, y in outputs_of(found).items())
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "said"),
+    [
+        (("Sad", "very-happy"), ("sad", "very_happy"), None),
+        (("LABEL_0", "LABEL_1"), ("0", "1"), None),  # numbers that count the outputs
+        (("LABEL_0", "LABEL_1"), ("happy", "sad"), "they are taken to be 0 happy, 1 sad"),
+        (("sad", "happy"), ("happy", "sad"), "they are taken to be 0 happy, 1 sad"),
+    ],
+)
+def test_an_order_that_the_network_does_not_tell_is_said(
+    names: tuple[str, ...], labels: tuple[str, ...], said: str | None
+) -> None:
+    """Of examples whose order nobody changed; a probe was fitted to it, so there is nothing to say."""
+    network, splits = named(*names), splits_of(labels)
+    note = order_note(network, splits.task)
+    assert (note is None) if said is None else (note is not None and note.endswith(said))
+    reader: Any = network.reader
+    probe = replace(network, reader=replace(reader, readout=replace(reader.readout, init="probe")))
+    assert order_note(probe, splits.task) is None

@@ -16,6 +16,7 @@ from tangentlora.adapters import Adapter, LoraLayer
 from tangentlora.errors import InputError
 from tangentlora.studies.audit import audit
 from tangentlora.studies.bases import base_of
+from tangentlora.studies.opened import open_adapter
 from tiny_networks import tiny_checkpoint, tiny_processor
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -149,6 +150,32 @@ def test_compress_records_what_is_said(folder: Path, capsys: Captured) -> None:
     record = json.loads((folder / "out" / "compression.json").read_text())
     (note,) = record["notes"]
     assert "names the base model owner/base" in note
+
+
+@pytest.mark.parametrize(
+    ("task", "does"),
+    [
+        ("TOKEN_CLS", "labels every token"),
+        ("QUESTION_ANS", "finds the answer to a question"),
+        ("SEQ_2_SEQ_LM", "writes a text for a text"),
+    ],
+)
+def test_adapters_of_other_tasks_are_refused_unless_another_readout_is_named(
+    folder: Path, tmp_path: Path, task: str, does: str
+) -> None:
+    tiny_checkpoint(tmp_path / "base", "bert-mlm")
+    adapter = saved_by_peft(fresh(folder).unload(), tmp_path / "adapter", target_modules=["query"], r=2)
+    with_settings(adapter, task_type=task, base_model_name_or_path=str(tmp_path / "base"))
+    given: dict[str, Any] = {"data": str(folder / "data.csv")}
+    with (
+        pytest.raises(InputError, match=rf"of the task type {task}, which {does}.* take such") as refusal,
+        open_adapter(adapter, given),
+    ):
+        pass
+    assert ("by naming that readout" in str(refusal.value)) == (task != "SEQ_2_SEQ_LM")
+    given |= {"readout": "prompt", "label_words": ("terrible", "great")}
+    with open_adapter(adapter, given) as opened:  # the remedy
+        assert opened.network.reader.describe()["readout"] == "mask-prompt"
 
 
 def test_one_of_several_active_adapters_is_named(folder: Path) -> None:

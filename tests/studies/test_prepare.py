@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.io import wavfile
 
 from small_runs import LABELS, checkpoint, small_settings, write_images, write_sentences, write_sounds
-from tangentlora.data import COMPLETION, Examples, task
+from tangentlora.data import COMPLETION, Examples, check_data, task
 from tangentlora.errors import InputError
 from tangentlora.models import CausalPrompt, ClassificationHead, Completion, MaskPrompt, Prototypes
 from tangentlora.studies.prepare import Prepared, choose_readout, prepare, scores
+from tangentlora.studies.task_data import load_task
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,17 @@ def test_images_and_sounds(folder: Path) -> None:
     prepared = prepare(small_settings(folder, "wav2vec2", data=str(sounds)))
     assert_consistent(prepared)
     assert prepared.splits.train.sampling_rate == 16_000
+
+
+def test_recordings_of_several_rates_are_heard_at_the_networks(folder: Path) -> None:
+    sounds = write_sounds(folder / "rates")
+    one = next(sounds.rglob("*.wav"))
+    _, samples = wavfile.read(one)
+    wavfile.write(one, 22_050, samples)
+    splits = load_task(small_settings(folder, "wav2vec2", data=str(sounds)))
+    assert splits.train.sampling_rate == 16_000
+    told = " ".join(check_data(splits).told().split())
+    assert "22050 Hz and are resampled to 16000 Hz." in told
 
 
 def test_the_tangent_is_read_from_the_store_the_second_time(

@@ -17,6 +17,7 @@ from tangentlora.places import adapter_folder
 
 _FILES = [
     CONFIG,
+    f"*/{CONFIG}",
     WEIGHTS,
     "README.md",
     "*token*",
@@ -25,7 +26,10 @@ _FILES = [
     "chat_template*",
     "*processor_config.json",
 ]
-"""What is downloaded from the hub: the adapter, its card, and a tokenizer or processor of its own."""
+"""What is downloaded from the hub: the adapter, its card, and a tokenizer or processor of its own.
+
+The configurations in folders below say that there are adapters there, where the repository is none itself.
+"""
 
 _FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
 _BESIDE = re.compile(r"\.(original_module|modules_to_save)\.")
@@ -102,13 +106,13 @@ def _located(name: str, revision: str | None) -> Path:
 
 
 def _require_one(folder: Path, name: str) -> None:
-    """Refuse a folder that holds adapters in folders of their own and none itself, and name them."""
+    """Refuse a repository of the hub that holds adapters in folders and none itself, and name them."""
     if (folder / CONFIG).is_file():
         return
     if below := sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}")):
         raise InputError(
-            f"got {name}, which holds {CONFIG} in {', '.join(below[:5])} and not itself, expected the folder "
-            f"of one adapter; give {Path(name) / below[0]} or another of them."
+            f"got {name}, which holds {CONFIG} in {', '.join(below[:5])} and not itself, expected one "
+            f"adapter; download that (hf download {name}) and give the folder {below[0]} in it, or another of them."
         )
 
 

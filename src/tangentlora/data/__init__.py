@@ -1,6 +1,6 @@
 """Examples and the tasks they pose: the only door to `datasets`. Heavy imports wait until data is read."""
 
-from tangentlora.data.check import CutTexts, DataCheck
+from tangentlora.data.check import DataCheck
 from tangentlora.data.checking import check_data
 from tangentlora.data.classification import COMPLETION, Task, infer_task
 from tangentlora.data.examples import Examples, Splits
@@ -11,7 +11,6 @@ from tangentlora.data.tasks import TASKS, task
 __all__ = [
     "COMPLETION",
     "TASKS",
-    "CutTexts",
     "DataCheck",
     "Examples",
     "Splits",

@@ -37,21 +37,12 @@ class PartCheck:
 
 
 @dataclass(frozen=True)
-class CutTexts:
-    """How many rows of a set a network reads only in part, and the number of tokens that it has room for."""
-
-    rows: int
-    limit: int
-
-
-@dataclass(frozen=True)
 class DataCheck:
     """What the data are and what may be wrong with them, known before any work.
 
     `parts` has the sets by name, train first; `text` and `label` are the columns that were read and `unused`
     those that were not. `twins` are groups of labels that differ in case, spaces or Unicode form only, and
-    `notes` what else was done with the source. `cut` is known once a network has encoded the texts. `idle`
-    are the sets that the work at hand does not use.
+    `notes` what else was done with the source. `idle` are the sets that the work at hand does not use.
     """
 
     source: str
@@ -65,12 +56,7 @@ class DataCheck:
     single: tuple[str, ...]
     examples: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    cut: Mapping[str, CutTexts] | None = None
     idle: tuple[str, ...] = ()
-
-    def with_cut_texts(self, cut: Mapping[str, CutTexts]) -> DataCheck:
-        """Return the check with the rows of each set that a network reads only in part."""
-        return replace(self, cut=dict(cut))
 
     def leaving(self, *parts: str) -> DataCheck:
         """Return the check for work that does not use these sets."""
@@ -86,13 +72,6 @@ class DataCheck:
         said = [*self.notes, *self._of_labels()]
         for name, part in self.parts.items():
             said += _of_part(name, part, self.examples)
-        for name, cut in (self.cut or {}).items():
-            if cut.rows:
-                rows = self.parts[name].rows
-                said.append(
-                    f"{cut.rows} of {rows} {name} texts are longer than the {cut.limit} tokens that are "
-                    "read: their ends are cut."
-                )
         return said
 
     def lines(self) -> list[str]:
@@ -127,9 +106,6 @@ class DataCheck:
             "parts": {name: _part_record(part) for name, part in self.parts.items()},
             "case_twins": [list(group) for group in self.twins],
             "labels_of_one_row": list(self.single),
-            "cut_texts": None
-            if self.cut is None
-            else {name: {"rows": cut.rows, "limit": cut.limit} for name, cut in self.cut.items()},
             "notes": list(self.notes),
             "warnings": self.warnings(),
         }

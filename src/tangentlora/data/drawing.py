@@ -82,17 +82,19 @@ def _decoded(
     notes: list[str],
 ) -> Splits:
     named = {"train": train, "dev": dev, "test": test}
+    decoded = {
+        part: found for part, rows in named.items() if (found := collection.decoded(part, rows)) is not None
+    }
+    done = [f"{part}: {note}" for part, rows in decoded.items() for note in rows.notes]
     reading = replace(
         collection.reading,
-        origins={part: origins.get(part, source) for part, rows in named.items() if rows is not None},
-        notes=tuple(notes),
+        origins={part: origins.get(part, source) for part in decoded},
+        notes=(*notes, *done),
     )
-    decoded = collection.decoded("train", train)
-    assert decoded is not None
     return Splits(
-        train=decoded,
-        dev=collection.decoded("dev", dev),
-        test=collection.decoded("test", test),
+        train=decoded["train"],
+        dev=decoded.get("dev"),
+        test=decoded.get("test"),
         task=collection.task,
         source=source,
         reading=reading,

@@ -27,7 +27,8 @@ class Examples:
     """N inputs with labels in 0..K−1, where `label_names[k]` is the label column's value for output k.
 
     An input is a sentence, a pair of sentences or of prompt and completion, a Pillow image in RGB, or a mono
-    waveform, float32 in [−1, 1], at `sampling_rate` hertz. Raises InputError when inputs and labels differ in
+    waveform, float32 in [−1, 1], at `sampling_rate` hertz. `notes` say what was done to the inputs unasked
+    when they were decoded. Raises InputError when inputs and labels differ in
     number or a label is not in 0..K−1.
     """
 
@@ -36,6 +37,7 @@ class Examples:
     label_names: tuple[str, ...]
     modality: Modality = "text"
     sampling_rate: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.labels):
@@ -106,7 +108,8 @@ class Splits:
             if examples.kind != self.train.kind:
                 raise InputError(
                     f"the {part} set of {self.source} is {examples.kind} and the train set "
-                    f"{self.train.kind}; expected one kind: ask for one sampling rate and give one task"
+                    f"{self.train.kind}; expected one kind: ask for one sampling rate (sampling_rate=) and "
+                    "give one task"
                 )
         present = [name for name, count in self.train.counts().items() if count]
         if len(present) == 1 and self.task != COMPLETION:

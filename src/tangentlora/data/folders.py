@@ -12,7 +12,7 @@ from tangentlora.data.classification import Task, infer_task
 from tangentlora.data.collection import PART_NAMES, Collection, collect_tables, name_parts
 from tangentlora.data.columns import Wanted
 from tangentlora.data.examples import Examples, Modality
-from tangentlora.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, decode_images, decode_waveforms
+from tangentlora.data.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Rate, decode_images, decode_waveforms
 from tangentlora.data.reading import Reading
 from tangentlora.data.tables import TABLE_SUFFIXES, read_table
 from tangentlora.errors import InputError
@@ -45,7 +45,7 @@ def open_tables(folder: Path, wanted: Wanted, headerless: tuple[str, ...] = ()) 
 
 
 def open_media(
-    folder: Path, task: Task | None, sampling_rate: int | None, label_pattern: str | None = None
+    folder: Path, task: Task | None, sampling_rate: Rate, label_pattern: str | None = None
 ) -> Collection:
     """Return the collection in a folder of class folders, or of train, dev and test folders of class folders.
 

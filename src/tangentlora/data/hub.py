@@ -13,7 +13,7 @@ from tangentlora.data.collection import Collection, collect_tables, name_parts
 from tangentlora.data.columns import Columns, Wanted, find_columns, unused
 from tangentlora.data.examples import Examples, Modality
 from tangentlora.data.labelling import label_indices, named_as_the_task, task_of
-from tangentlora.data.media import decode_images, decode_waveforms
+from tangentlora.data.media import Rate, decode_images, decode_waveforms
 from tangentlora.data.reading import Reading
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
@@ -48,7 +48,7 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
 
 
-def open_hub(source: str, wanted: Wanted, revision: str | None, sampling_rate: int | None) -> Collection:
+def open_hub(source: str, wanted: Wanted, revision: str | None, sampling_rate: Rate) -> Collection:
     """Return the collection in a data set of the hub, downloaded or from the cache.
 
     Where the set numbers its labels and also names them, in the type of the column or in a second column
@@ -177,7 +177,7 @@ def _cells(data: Any, column: str, name: str) -> list[HubCell]:
 
 
 def _collect_media(
-    tables: dict[str, Table], columns: Columns, wanted: Wanted, modality: Modality, sampling_rate: int | None
+    tables: dict[str, Table], columns: Columns, wanted: Wanted, modality: Modality, sampling_rate: Rate
 ) -> Collection:
     task = wanted.task or task_of(tables["train"], columns)
     parts = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast, runtime_checkable
 
 from tangentlora.data.examples import Examples
 from tangentlora.data.pictures import as_rgb
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_LOUDEST = 2.0  # twice full scale: more is no sound in floats but whole numbers that nobody divided
+
+Rate: TypeAlias = int | Callable[[], int] | None
+"""A sampling rate in hertz, what tells it once recordings are met, or None for the recordings' own."""
 
 
 @runtime_checkable
@@ -36,24 +40,43 @@ def decode_images(examples: Examples) -> Examples:
     return replace(examples, inputs=tuple(read_image(source) for source in sources))
 
 
-def decode_waveforms(examples: Examples, sampling_rate: int | None) -> Examples:
+def decode_waveforms(examples: Examples, sampling_rate: Rate) -> Examples:
     """Return examples of encoded recordings as waveforms at `sampling_rate` hertz (None: their common rate).
 
-    Raises InputError when the rates differ and none was asked for, and as :func:`read_waveform` does.
+    What is done to them, mixing channels and resampling, stands in the examples' `notes`. Raises InputError
+    when the rates differ and none was asked for, and as :func:`read_waveform` does.
     """
     sources = cast("Sequence[Encoded]", examples.inputs)
     recordings = [read_waveform(source) for source in sources]
-    if sampling_rate is None:
-        rates = {rate: source for source, (_, rate) in zip(sources, recordings, strict=True)}
+    rates = {rate: source for source, (_, rate, _) in zip(sources, recordings, strict=True)}
+    target = sampling_rate() if callable(sampling_rate) else sampling_rate
+    if target is None:
         if len(rates) > 1:
             places = ", ".join(f"{rate} Hz in {source}" for rate, source in sorted(rates.items()))
-            raise InputError(f"the recordings differ in sampling rate ({places}); ask for one sampling rate")
-        sampling_rate = next(iter(rates), None)
+            raise InputError(
+                f"the recordings differ in sampling rate ({places}); ask for one sampling rate "
+                "(sampling_rate=), to which all are then resampled"
+            )
+        target = next(iter(rates), None)
     waveforms = tuple(
-        resample(waveform, rate, rate if sampling_rate is None else sampling_rate)
-        for waveform, rate in recordings
+        resample(waveform, rate, rate if target is None else target) for waveform, rate, _ in recordings
     )
-    return replace(examples, inputs=waveforms, sampling_rate=sampling_rate)
+    notes = _treatment([rate for _, rate, _ in recordings], [count for *_, count in recordings], target)
+    return replace(examples, inputs=waveforms, sampling_rate=target, notes=(*examples.notes, *notes))
+
+
+def _treatment(rates: Sequence[int], channels: Sequence[int], target: int | None) -> list[str]:
+    """Return a sentence for each thing that was done to recordings unasked."""
+    said, n = [], len(rates)
+    mixed = sum(count > 1 for count in channels)
+    if mixed:
+        said.append(f"{mixed} of {n} recordings have several channels, whose mean is heard.")
+    others = sorted(set(rates) - {target})
+    if others:
+        count = sum(rate != target for rate in rates)
+        of = " and ".join(map(str, others))
+        said.append(f"{count} of {n} recordings were sampled at {of} Hz and are resampled to {target} Hz.")
+    return said
 
 
 def read_image(source: Encoded) -> Image:
@@ -74,11 +97,13 @@ def read_image(source: Encoded) -> Image:
         raise InputError(f"cannot decode the image {source} ({error}); replace or remove the file") from error
 
 
-def read_waveform(source: Encoded) -> tuple[Float[NDArray[np.float32], " samples"], int]:
-    """Return a recording's waveform, float32 in [−1, 1], channels averaged, and its sampling rate in hertz.
+def read_waveform(source: Encoded) -> tuple[Float[NDArray[np.float32], " samples"], int, int]:
+    """Return a recording's waveform in float32, channels averaged, its sampling rate in hertz, its channels.
 
+    Samples lie in [−1, 1], but that floating-point files may exceed it a little, as mixing programs let them.
     WAV needs no further package; other formats are read by soundfile. Raises InputError when the file cannot
-    be decoded or holds no finite samples, and when soundfile is needed and absent.
+    be decoded or holds no finite samples, when they are no fractions of full scale, and when soundfile is
+    needed and absent.
     """
     import numpy as np
 
@@ -96,7 +121,14 @@ def read_waveform(source: Encoded) -> tuple[Float[NDArray[np.float32], " samples
         raise InputError(
             f"the recording {source} holds no samples, or some that are not finite; remove the file"
         )
-    return waveform.astype(np.float32), rate
+    largest = float(np.abs(samples).max())
+    if largest > _LOUDEST:
+        raise InputError(
+            f"the recording {source} has samples up to {largest:g}, which look like whole numbers kept as "
+            "floats; expected fractions of full scale, from -1 to 1: divide them by the largest whole number "
+            "of their kind, such as 32768"
+        )
+    return waveform.astype(np.float32), rate, 1 if samples.ndim == 1 else samples.shape[1]
 
 
 def resample(

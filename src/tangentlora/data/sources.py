@@ -15,6 +15,7 @@ from tangentlora.data.columns import Wanted
 from tangentlora.data.drawing import Draw, draw_splits
 from tangentlora.data.examples import Examples, Splits
 from tangentlora.data.kinds import kind_of
+from tangentlora.data.media import Rate
 from tangentlora.data.tables import read_table
 from tangentlora.data.tasks import TASKS, task as known_task
 from tangentlora.errors import InputError
@@ -35,7 +36,7 @@ def load_splits(
     test_fraction: float = 0.0,
     test_data: str | None = None,
     dev_data: str | None = None,
-    sampling_rate: int | None = None,
+    sampling_rate: Rate = None,
     revision: str | None = None,
 ) -> Splits:
     """Return the training, dev and test examples of a source, the same for the same arguments.
@@ -64,8 +65,8 @@ def load_splits(
     is there, at most, else from the remaining training examples. Where there is no test set, all that then
     remains is it. A label with too few examples for a dev set, and one for testing where that is drawn too,
     means that there is no dev set. The test set is cut to `test_limit` (None: never) by a seed of its own,
-    42. Recordings are resampled to `sampling_rate` hertz. :func:`tangentlora.data.check_data` tells what was
-    done.
+    42. Recordings are resampled to `sampling_rate` hertz, or to what it returns when it is called, as it is
+    for recordings alone. :func:`tangentlora.data.check_data` tells what was done.
 
     Raises InputError, in one sentence with the remedy, for all that cannot be used: arguments that have no
     say with such a source, what is missing, empty or undecodable, ragged rows, labels that are not the
@@ -110,7 +111,7 @@ class _Opened:
 
     seed: int
     shots: int | None
-    sampling_rate: int | None
+    sampling_rate: Rate
     label_pattern: str | None
     revision: str | None
 

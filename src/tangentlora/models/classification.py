@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
@@ -38,7 +38,7 @@ class ClassificationHead(Readout):
     network that takes no attention mask hears every waveform padded with silence to exactly `max_seconds`, so
     that its outputs depend on the example alone and not on the batch.
 
-    Raises `InputError` for numbers that are not positive.
+    Raises `InputError` for numbers that are not positive, and for a `max_length` of inputs without tokens.
     """
 
     num_labels: int
@@ -57,6 +57,11 @@ class ClassificationHead(Readout):
             raise InputError(
                 f"got num_labels={self.num_labels}, max_length={self.max_length}, max_seconds="
                 f"{self.max_seconds}, expected positive numbers; correct the one that is not."
+            )
+        if self.max_length is not None and self.modality != "text":
+            raise InputError(
+                f"got max_length={self.max_length} for the modality {self.modality}, expected it for text "
+                "alone; leave it out."
             )
 
     def model_class(self) -> Any:
@@ -96,12 +101,22 @@ class ClassificationHead(Readout):
 
     def initialises(self, module: nn.Module, weight: str) -> bool:
         """A new head may be missing, with its pooler; what belongs to the pretrained parts may not."""
-        from transformers import PreTrainedModel
-
         if self.init == "checkpoint":
             return False
-        pretrained = [name for name, child in module.named_children() if isinstance(child, PreTrainedModel)]
-        return weight.split(".")[0] not in pretrained or "pooler" in weight.split(".")
+        return _in_head(module, weight) or "pooler" in weight.split(".")
+
+    def draw(self, module: nn.Module, drawn: Collection[str]) -> None:
+        """Draw a new head's weights that came with the checkpoint; the pretrained parts stay as they are."""
+        if self.init == "checkpoint":
+            return
+        kept = [name for name, _ in module.named_parameters() if _in_head(module, name) and name not in drawn]
+        for name in kept:
+            owner = module.get_submodule(name.rpartition(".")[0])
+            # transformers draws whatever does not carry this mark
+            for part in (module.get_parameter(name), owner, module):
+                part._is_hf_initialized = False  # type: ignore[assignment, union-attr]
+        if kept:
+            module.initialize_weights()  # type: ignore[operator]
 
     def bind(self, module: nn.Module, processor: Any) -> ClassificationReader:
         """Return the reader.
@@ -128,6 +143,14 @@ class ClassificationHead(Readout):
             samples = round(self.max_seconds * processor.sampling_rate)
             encoder = AudioEncoder(processor, accepted_inputs(module), samples)
         return ClassificationReader(self, module, encoder)
+
+
+def _in_head(module: nn.Module, weight: str) -> bool:
+    """Say whether a weight belongs to no pretrained part of the network."""
+    from transformers import PreTrainedModel
+
+    part = getattr(module, weight.split(".")[0])
+    return not isinstance(part, PreTrainedModel)
 
 
 @runtime_checkable

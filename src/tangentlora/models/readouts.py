@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any, ClassVar
 
 from torch import nn
@@ -40,6 +41,12 @@ class Readout(ABC):
     def initialises(self, module: nn.Module, weight: str) -> bool:
         """Say whether this weight may be missing from the checkpoint and start at seeded random values."""
         return False
+
+    def draw(self, module: nn.Module, drawn: Collection[str]) -> None:  # noqa: B027 (most draw nothing)
+        """Draw what is to start at random values and came with the checkpoint all the same.
+
+        `drawn` names the weights that it lacks, which are drawn already.
+        """
 
     @abstractmethod
     def bind(self, module: nn.Module, processor: Any) -> Reader:

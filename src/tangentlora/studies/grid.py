@@ -27,6 +27,7 @@ from tangentlora.studies.baselines import Baseline, logistic_regression, peft_lo
 from tangentlora.studies.cells import Scalars, chosen_by_dev, run_cell, run_real
 from tangentlora.studies.made import with_made
 from tangentlora.studies.measure import LinearisedSet, linearised_scores, linearised_sets
+from tangentlora.studies.notes import sentences
 from tangentlora.studies.prepare import Prepared, prepare
 from tangentlora.studies.scalars import ScalarWriter
 from tangentlora.studies.study import BASELINES, Case, Cell, Plan
@@ -52,7 +53,9 @@ def run_study(
             shown.set_postfix_str(f"{case.name}: linearising")
             run = _CaseRun(folder, with_made(case, plan.size, progress=progress))
             if progress:
-                shown.write(f"{case.name}: {run.prepared.check.told()}", file=sys.stderr)
+                found = run.prepared
+                said = [found.check.told(), *sentences(found.network, found.splits.task, found.cut)]
+                shown.write(f"{case.name}: " + "\n".join(said), file=sys.stderr)
             records = []
             for cell in run.cells():
                 shown.set_postfix_str(f"{case.name}: {cell.name}")

@@ -237,15 +237,22 @@ _OTHER_TASKS = {
 }
 """Task types of PEFT whose outputs are not a few numbers per example."""
 
+_BY_PROMPT = (
+    ", or, on the masked language model that it was trained from, ask for its effect on a prompt by naming "
+    "that readout"
+)
+
 
 def _require_readable(adapter: Adapter, readout: str | None) -> None:
     """Refuse an adapter of a task that no readout stands for, unless it is to be read by another one."""
     does = _OTHER_TASKS.get(adapter.task_type or "")
     if does is not None and readout not in ("prompt", "prototypes"):
+        # a masked language model has the layers of these tasks' networks, but none of their heads
+        instead = "" if adapter.saved or adapter.task_type == "SEQ_2_SEQ_LM" else _BY_PROMPT
         raise InputError(
             f"got the adapter {adapter.name} of the task type {adapter.task_type}, which {does}, expected "
             "one for classes of whole texts (SEQ_CLS) or for the next token (CAUSAL_LM): take such an "
-            "adapter, or ask for its effect on a prompt or on label prototypes by naming that readout"
+            f"adapter{instead}"
         )
 
 

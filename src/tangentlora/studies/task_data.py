@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from tangentlora.data import Splits, load_splits
 from tangentlora.models.load import load_sampling_rate
 from tangentlora.studies.settings import Settings
@@ -13,14 +15,11 @@ def load_task(settings: Settings, sampling_rate: int | None = None) -> Splits:
     That is `sampling_rate` in hertz, or what the files of the settings' model say. Raises InputError for
     anything in the data that cannot be used.
     """
-    splits = _load(settings, None)
-    if splits.train.modality != "audio":
-        return splits
-    rate = sampling_rate or load_sampling_rate(settings.model, revision=settings.revision)
-    return splits if splits.train.sampling_rate == rate else _load(settings, rate)
 
+    @cache
+    def rate() -> int:
+        return sampling_rate or load_sampling_rate(settings.model, revision=settings.revision)
 
-def _load(settings: Settings, sampling_rate: int | None) -> Splits:
     return load_splits(
         settings.data,
         settings.task,
@@ -33,5 +32,5 @@ def _load(settings: Settings, sampling_rate: int | None) -> Splits:
         test_fraction=settings.test_fraction,
         test_data=settings.test_data,
         dev_data=settings.dev_data,
-        sampling_rate=sampling_rate,
+        sampling_rate=rate,
     )
