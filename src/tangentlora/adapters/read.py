@@ -112,7 +112,8 @@ def _require_one(folder: Path, name: str) -> None:
     if below := sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}")):
         raise InputError(
             f"got {name}, which holds {CONFIG} in {', '.join(below[:5])} and not itself, expected one "
-            f"adapter; download that (hf download {name}) and give the folder {below[0]} in it, or another of them."
+            f"adapter; download that (hf download {name}) and give the folder {below[0]} in it, or another "
+            "of them."
         )
 
 
