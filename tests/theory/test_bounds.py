@@ -179,11 +179,21 @@ def test_few_examples_give_vacuous_bounds_and_say_so() -> None:
     assert said.measured.vacuous
     assert said.recalled.vacuous
     measured, recalled, constants = said.sentences()
-    assert "(vacuous: trivially it is at most" in measured
+    assert f"(vacuous: not below {said.measured.trivial:.4g}, the smaller of the loss before training" in measured
     assert recalled.startswith("Theorem 3 [recalled] prescribes λ = ")
     assert ", at which the answer is δ = 0, and bounds" in recalled
     assert " (vacuous), if the optimum's nuclear norm is" in recalled
     assert "the bounds need them for the whole population" in constants
+
+
+def test_a_bound_names_the_rows_whose_loss_before_training_it_takes_for_that_of_unseen_examples() -> None:
+    train, held = halves(random_problem(0, n_examples=40))
+    factors = Certified().solve(train).factors
+    for others, rows in ((None, "training"), (held, "held-out")):
+        said = generalisation(train, factors, others, draws=5)
+        before = (others or train).empirical_loss((others or train).f0)
+        assert f", if before training it is the {before:.4g} of the {rows} rows." in said.sentences()[0]
+        assert "trivially" not in said.sentences()[0]
 
 
 def test_doing_nothing_is_bounded_by_the_loss_before() -> None:

@@ -105,14 +105,16 @@ class Generalisation:
         """Return what the bounds say, the vacuous ones called so."""
         m, r = self.measured, self.recalled
         held = "" if self.held_out_loss is None else f" The held-out loss is {self.held_out_loss:.4g}."
-        beside = f"trivially it is at most {m.trivial:.4g}, the loss before training or of a uniform guess"
-        says = f"vacuous: {beside}" if m.vacuous else beside
+        rows = "training" if self.held_out_loss_before is None else "held-out"
+        before = self.train_loss_before if self.held_out_loss_before is None else self.held_out_loss_before
+        side = "vacuous: not below" if m.vacuous else "below"
+        says = f"{side} {m.trivial:.4g}, the smaller of the loss before training and that of a uniform guess"
         zero = ", at which the answer is δ = 0," if r.lam >= r.zero_from else ""
         if self.nuclear_norm == 0:
             return [f"The answer is δ = 0: nothing was learnt, and there is nothing to bound.{held}"]
         return [
             f"Measured bound: with chance {1 - self.eta:.0%} the loss on unseen examples is at most "
-            f"{m.bound:.4g} ({says}).{held}",
+            f"{m.bound:.4g} ({says}), if before training it is the {before:.4g} of the {rows} rows.{held}",
             f"Theorem 3 [recalled] prescribes λ = {r.lam:.4g}{zero} and bounds that answer's loss above the "
             f"least possible one by {r.excess:.4g}{' (vacuous)' if r.vacuous else ''}, if the optimum's "
             f"nuclear norm is the {r.radius:.4g} of the answer at hand.",
