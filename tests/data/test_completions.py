@@ -90,7 +90,7 @@ def test_shots_held_out_rows_and_parts(tmp_path: Path) -> None:
         ({"completion": None}, "row 2 of .* has None in 'completion'; expected text"),
         (
             {"prompt": [{"role": "user"}]},
-            r"row 2 of .* has \[\{'role': 'user'\}\] in 'prompt'; expected text",
+            r"row 2 of .* has a list of messages in 'prompt'; expected text: of a conversation write",
         ),
     ],
 )
@@ -116,3 +116,35 @@ def test_only_completions_may_have_one_label() -> None:
     other = load_splits("support").task
     with pytest.raises(InputError, match="every training example of here has the label 'completion'"):
         Splits(one, None, None, other, "here")
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+CHATS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": [turn("user", "2 + 2"), turn("assistant", "4")]},
+    "conversations": {"conversations": [{"from": "human", "value": "2 + 2"}], "id": 3},
+    "prompt and completion": {"prompt": [turn("user", "2 + 2")], "completion": [turn("assistant", "4")]},
+    "preferences": {"prompt": [turn("user", "2 + 2")], "chosen": [turn("assistant", "4")]},
+}
+
+
+@pytest.mark.parametrize("kind", CHATS)
+def test_conversations_are_refused_with_the_columns_that_would_do(tmp_path: Path, kind: str) -> None:
+    source = jsonl(tmp_path / "data.jsonl", [CHATS[kind]] * 4)
+    with pytest.raises(InputError, match="in its chat template, as 'prompt' and the answer as 'completion'"):
+        load_splits(source)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"), [("instruction", "output"), ("prompt", "response"), ("Input", "Target")]
+)
+def test_other_names_of_prompt_and_answer_are_refused_with_a_remedy_that_works(
+    tmp_path: Path, prompt: str, answer: str
+) -> None:
+    source = jsonl(tmp_path / "data.jsonl", records(prompt, answer))
+    remedy = f"take the task 'completion' with '{prompt}' as its text and '{answer}' as its label"
+    with pytest.raises(InputError, match=remedy):
+        load_splits(source)
+    assert_rows(load_splits(source, "completion", text_column=prompt, label_column=answer))

@@ -179,7 +179,10 @@ def test_few_examples_give_vacuous_bounds_and_say_so() -> None:
     assert said.measured.vacuous
     assert said.recalled.vacuous
     measured, recalled, constants = said.sentences()
-    assert f"(vacuous: not below {said.measured.trivial:.4g}, the smaller of the loss before training" in measured
+    assert (
+        f"(vacuous: not below {said.measured.trivial:.4g}, the smaller of the loss before training"
+        in measured
+    )
     assert recalled.startswith("Theorem 3 [recalled] prescribes λ = ")
     assert ", at which the answer is δ = 0, and bounds" in recalled
     assert " (vacuous), if the optimum's nuclear norm is" in recalled

@@ -68,6 +68,15 @@ _TEXTUAL = {*TEXT_NAMES, *(name for pair in PAIR_NAMES for name in pair)} | {
 }
 """Columns of these names count as texts where they hold words at all."""
 
+_CHATS = ("messages", "conversations", "conversation", "chosen", "dialog", "dialogue")
+_PROMPTS = ("prompt", "instruction", "question", "query", "input", "context", "source")
+_ANSWERS = ("completion", "response", "output", "answer", "target")
+CONVERSATION = (
+    "of a conversation write what the network saw before the answer, in its chat template, as 'prompt' and "
+    "the answer as 'completion'"
+)
+"""The remedy for lists of messages, which are not read."""
+
 _SAMPLED = 500
 _WORDS = 3  # of the typical value of a column that is text, whatever its name
 _SHARE = 1 / 3  # of a column's values that differ, for it to be text and no category
@@ -133,7 +142,7 @@ def find_columns(table: Table, wanted: Wanted, headerless: tuple[str, ...] = ())
         found = ", ".join(repr(name if len(name) <= 40 else name[:39] + "…") for name in table.columns)
         raise InputError(
             f"{table.name} has the columns {found}; expected {wanted.describe()}: name the text and label "
-            f"columns, or put their names in the first row{_delimiter_hint(table)}"
+            f"columns, or put their names in the first row{_delimiter_hint(table)}{_trainers_hint(table)}"
         )
     for name in (*columns.text, columns.label):
         if table.columns.count(name) > 1:
@@ -204,6 +213,21 @@ def _delimiter_hint(table: Table) -> str:
     sign = "tabs" if others[0] == "\t" else repr(others[0])
     own = "tabs" if table.name.lower().endswith(".tsv") else "commas"
     return f"; if its columns are parted by {sign}, save it with {own}, or under the suffix that says so"
+
+
+def _trainers_hint(table: Table) -> str:
+    """Return a further remedy for rows as trainers of causal language models take them."""
+    names = {name.lower(): name for name in table.columns}
+    prompt = next((names[name] for name in _PROMPTS if name in names), None)
+    answer = next((names[name] for name in _ANSWERS if name in names), None)
+    if any(name in names for name in _CHATS):
+        return f"; {CONVERSATION}"
+    if prompt is None or answer is None:
+        return ""
+    return (
+        f"; if {answer!r} goes on where {prompt!r} ends, for a causal language model, take the task "
+        f"'completion' with {prompt!r} as its text and {answer!r} as its label"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

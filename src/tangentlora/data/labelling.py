@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tangentlora.data.classification import COMPLETION, Task, infer_task
-from tangentlora.data.columns import Columns
+from tangentlora.data.columns import CONVERSATION, Columns
 from tangentlora.data.examples import Examples
 from tangentlora.data.label_kinds import read_labels
 from tangentlora.data.tables import Table
@@ -19,6 +19,11 @@ def text_values(table: Table, column: str) -> list[str]:
     """Return a column of texts as they are; raise InputError, with the row number, for what is no text."""
     values = table.column(column)
     for number, text in zip(table.numbers, values, strict=True):
+        if isinstance(text, list) and any(isinstance(turn, dict) for turn in text):
+            raise InputError(
+                f"row {number} of {table.name} has a list of messages in {column!r}; expected text: "
+                f"{CONVERSATION}"
+            )
         if not isinstance(text, str):
             raise InputError(
                 f"row {number} of {table.name} has {text!r} in {column!r}; expected text: correct the row, "
