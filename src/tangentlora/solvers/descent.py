@@ -24,16 +24,7 @@ from tangentlora.solvers.factored import Evaluation, FactoredObjective, Stacked,
 from tangentlora.solvers.lowest import Lowest, require_finite
 from tangentlora.solvers.newton import sharpness
 from tangentlora.solvers.schedule import StepSize, log_epochs
-from tangentlora.solvers.solution import (
-    Monitor,
-    Record,
-    Solution,
-    Solver,
-    Status,
-    changes,
-    ended,
-    measured,
-)
+from tangentlora.solvers.solution import Monitor, Record, Solution, Solver, Status, changes, ended, measured
 from tangentlora.solvers.spectral_start import spectral_start
 from tangentlora.solvers.starts import escaping_start, given_start, paper_start, peft_start
 from tangentlora.tangent.span import Span, whole, widen
