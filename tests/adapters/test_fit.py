@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fake_network import examples_of, fake_network
-from peft_adapters import TENSORS, loaded_by_peft, saved_by_peft
+from peft_adapters import TENSORS, loaded_by_peft, saved_by_peft, with_settings
 from tangentlora.adapters import Adapter, LoraLayer, fitted, read_adapter, with_saved
 from tangentlora.errors import InputError
 from tangentlora.models import MaskPrompt, Prototypes, network_from_module
@@ -67,6 +67,7 @@ def test_names_of_earlier_releases_are_translated(tmp_path):
         old[key] = tensor
     assert "base_model.model.vit.encoder.layer.1.attention.attention.query.lora_A.weight" in old
     save_file(old, tmp_path / TENSORS)
+    with_settings(tmp_path, target_modules=["query", "value", "intermediate.dense", "output.dense"])
     module, _, read = NETWORKS["vit"]()
     network = fake_network(module, read)
     fit = fitted(read_adapter(tmp_path), module)

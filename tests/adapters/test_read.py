@@ -126,11 +126,11 @@ def test_what_the_configuration_says_is_kept(tmp_path):
         f"classifier.{part}.{kind}" for part in ("dense", "out_proj") for kind in ("bias", "weight")
     ]
     with_settings(
-        tmp_path, target_modules=".*query", base_model_name_or_path="", revision=None, task_type=None
+        tmp_path, target_modules=".*(query|value)", base_model_name_or_path="", revision=None, task_type=None
     )
     bare = read_adapter(tmp_path)
     assert (bare.base_model, bare.revision, bare.task_type) == (None, None, None)
-    assert bare.target_modules == ".*query"
+    assert bare.target_modules == ".*(query|value)"
 
 
 def test_lam_makes_the_penalty_on_the_factors_that_on_a_and_b(tmp_path):

@@ -67,6 +67,15 @@ def test_an_unknown_setting_of_the_training_alone_may_be_removed(folder):
         ({"rank_pattern": ["query"]}, "cannot be told"),
         ({"alpha_pattern": {"(": 2}}, "cannot be told"),
         ({"lora_alpha": -2}, "with the scaling -0.5 at .* expected a positive one; correct lora_alpha"),
+        ({"r": math.inf}, r"cannot be told .* r a whole one"),
+        ({"r": 4.5}, "cannot be told .* r = 4.5"),
+        ({"r": "4"}, "cannot be told .* r = '4'"),
+        ({"rank_pattern": {"query": True}}, "cannot be told .* r = True"),
+        ({"lora_alpha": "12"}, "cannot be told .* alpha = '12'"),
+        ({"target_modules": 5}, "target_modules = 5 .* expected a name or a list of names"),
+        ({"target_modules": [1]}, r"target_modules = \[1\] .* expected a name or a list of names"),
+        ({"modules_to_save": "pooler"}, "modules_to_save = 'pooler' .* expected a list of names"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path = 5 .* expected a name"),
         ({"r": 8}, "a lora_A of 4 rows at .* and the rank 8 in its adapter_config.json, expected the same"),
     ],
 )
@@ -177,3 +186,49 @@ def test_names_that_are_neither_folders_nor_within_reach_are_refused(folder):
         read_adapter(folder / TENSORS)
     with pytest.raises(InputError, match=r"neither a folder here nor an adapter that the hub gave .*; check"):
         read_adapter("owner/adapter", revision="main")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": ["value"]},
+        {"target_modules": r".*layer\.0\..*query"},
+        {"layers_to_transform": [0]},
+        {"layers_to_transform": 0, "layers_pattern": "layer"},
+        {"exclude_modules": [QUERY]},
+        {"exclude_modules": r".*layer\.1.*"},
+        {"modules_to_save": ["attention"]},
+    ],
+)
+def test_factors_that_peft_would_leave_out_are_refused(folder, changes):
+    with pytest.raises(InputError, match=f"factors for .*{QUERY}.* does not adapt .* would leave out"):
+        read_adapter(with_settings(folder, **changes))
+
+
+@pytest.mark.parametrize(
+    "targets", ["all-linear", None, r".*\.(query|value)", ["query", "key"], ["attention.self.query"]]
+)
+def test_configurations_that_adapt_more_or_by_other_names_are_read(folder, targets):
+    assert QUERY in read_adapter(with_settings(folder, target_modules=targets)).layers
+
+
+def test_patterns_that_are_none_are_refused(folder):
+    with pytest.raises(InputError, match=r"target_modules = '\(' .* cannot be matched .* regular expression"):
+        read_adapter(with_settings(folder, target_modules="("))
+
+
+def test_settings_that_are_nested_without_end_are_refused(folder):
+    (folder / SETTINGS).write_text("[" * 100_000)
+    with pytest.raises(InputError, match="expected the folder of a PEFT adapter"):
+        read_adapter(folder)
+
+
+def test_complex_factors_are_refused_and_those_of_eight_bits_read(folder):
+    tensors = load_file(folder / TENSORS)
+    short = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in tensors.items()}
+    save_file(short, folder / TENSORS)
+    found = read_adapter(folder).layers[QUERY]
+    assert torch.equal(found.A, short[f"{PREFIXED}.lora_A.weight"].float())
+    save_file({key: tensor.to(torch.complex64) for key, tensor in tensors.items()}, folder / TENSORS)
+    with pytest.raises(InputError, match=r"complex factors at .*, expected real ones"):
+        read_adapter(folder)

@@ -51,7 +51,7 @@ def test_every_count_is_that_of_the_data(checked: DataCheck) -> None:
 
 def test_each_count_has_a_sentence(checked: DataCheck) -> None:
     assert checked.warnings() == [
-        "The labels 'TRAVEL' and 'travel' differ in case, spaces or Unicode form only and count as 2 "
+        "The labels 'TRAVEL' and 'travel' differ in case, spaces, points or Unicode form only and count as 2 "
         "classes.",
         "2 labels have one training row only: TRAVEL, art.",
         "2 rows have no text and are left out of the train set: row 7, 8.",
@@ -153,3 +153,19 @@ def test_sets_that_a_verb_does_not_use_are_said_to_be_idle(checked: DataCheck) -
     assert idle.describe()["parts_not_used"] == ["test"]
     assert " ".join(idle.told().split()).count("not used here") == 1
     assert "not used here" not in checked.told()
+
+
+def test_texts_that_look_the_same_are_the_same(tmp_path: Path) -> None:
+    rows = [("caf\u00e9 one", "a"), ("cafe\u0301 one", "b"), ("tea\u200b two", "a"), ("tea\u00a0two", "a")]
+    found = check_data(load_splits(write(tmp_path / "data.csv", rows))).parts["train"]
+    assert (found.contradictions, found.contradicting, found.duplicates) == (1, 2, 1)
+
+
+def test_further_columns_of_labels_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(
+        "text,label,Topic\n" + "".join(f"text {i},{'ab'[i % 2]},{'cd'[i // 2]}\n" for i in range(4))
+    )
+    assert check_data(load_splits(str(path))).warnings() == [
+        "The labels are those in 'label'; Topic, which by name holds labels too, is not read."
+    ]

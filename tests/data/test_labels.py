@@ -140,7 +140,7 @@ def test_a_label_of_the_task_without_a_training_row_is_refused(tmp_path: Path) -
     assert load_splits(source).train.label_names == ("0", "1", "3", "4")
 
 
-def test_twins_differ_in_case_spaces_or_unicode_form_only() -> None:
+def test_twins_differ_in_case_spaces_points_or_unicode_form_only() -> None:
     labels = (
         "travel",
         "TRAVEL",
@@ -152,14 +152,18 @@ def test_twins_differ_in_case_spaces_or_unicode_form_only() -> None:
         "A-",
         "1",
         "01",
+        "food",
+        "food.",
+        '"food"',
     )
     assert twins(labels) == (
         ("travel", "TRAVEL"),
         ("café", "cafe\u0301"),
         ("not_entailment", "not entailment"),
         ("1", "01"),
+        ("food", "food.", '"food"'),
     )
-    assert twins(("a", "b", "-1", "1", "c++", "c")) == ()
+    assert twins(("a", "b", "-1", "1", "c++", "c", "!", "?", ":)")) == ()
 
 
 @pytest.fixture
@@ -185,3 +189,18 @@ def test_a_test_file_without_the_names_is_not_read_as_if_it_had_them(typed: str,
     (tmp_path / "test.csv").write_text("text,label\nx,0\ny,1\n")
     with pytest.raises(InputError, match="has the label '0'; expected one of neg, pos"):
         load_splits(typed, test_data=str(tmp_path / "test.csv"))
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\ufeff ", "\u00a0"])
+def test_a_label_that_shows_nothing_is_missing(hidden: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 2 of .* has no label in 'label'"):
+        load_splits(table(tmp_path, ["a", hidden, "b"]))
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_its_row(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 3 of .* half of a surrogate pair in 'label'.*as UTF-8"):
+        load_splits(table(tmp_path, ["a", "b", "a\ud800", "b"]))
+    rows = [{"text": f"text {i} \udc00" if i == 1 else f"text {i}", "label": "ab"[i % 2]} for i in range(4)]
+    (tmp_path / "texts.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"row 2 of .* half of a surrogate pair in 'text'"):
+        load_splits(str(tmp_path / "texts.json"))

@@ -237,3 +237,52 @@ def test_without_a_header_or_a_task_the_first_row_is_shown_in_short(write: Write
     source = write("bare.csv", f"0,{'long ' * 30}\n1,b\n")
     with pytest.raises(InputError, match=r"has the columns '0', '(long ){7}long…'; .* in the first row"):
         load_splits(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("digits.json", '[{"text": "a", "label": ' + "9" * 5000 + "}]", "is not valid JSON .*4300 digits"),
+        ("digits.jsonl", '{"text": "a", "label": ' + "9" * 5000 + "}", "line 1 of .* is not valid JSON"),
+        ("deep.json", "[" * 100_000, "is not valid JSON .*expected objects with a text and a label"),
+        ("lines.json", '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n', "name the file .jsonl"),
+    ],
+)
+def test_json_beyond_bounds_is_refused(write: Write, name: str, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_splits(write(name, content))
+
+
+def test_parquet_files_with_one_name_twice_or_dates_out_of_range_are_refused(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts, labels = pyarrow.array(["a b", "c d", "e f", "g h"]), pyarrow.array([0, 1, 0, 1])
+    late = pyarrow.array([2**62] * 4, pyarrow.timestamp("us"))
+    for names, columns, message in (
+        (["text", "text", "label"], [texts, texts, labels], "2 columns called 'text'"),
+        (["text", "label", "when"], [texts, labels, late], "values that cannot be read .* leave that column"),
+    ):
+        parquet.write_table(pyarrow.Table.from_arrays(columns, names), tmp_path / "data.parquet")
+        with pytest.raises(InputError, match=message):
+            load_splits(str(tmp_path / "data.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "label"), [("Text", "Label"), ("SENTENCE", "Category"), (" text", " label ")]
+)
+def test_customary_names_are_told_whatever_their_case_and_blanks(write: Write, text: str, label: str) -> None:
+    splits = load_splits(write("data.csv", f"{text},{label}\none a,x\ntwo b,y\nthree c,x\nfour d,y\n"))
+    assert splits.train.counts() == {"x": 2, "y": 2}
+    assert (splits.reading.text, splits.reading.label) == ((text,), label)
+
+
+def test_an_exact_name_wins_over_one_of_another_case(write: Write) -> None:
+    splits = load_splits(write("data.csv", "Label,text,label\n1,one a,x\n2,two b,y\n3,three c,x\n4,d,y\n"))
+    assert splits.train.label_names == ("x", "y")
+    with pytest.raises(InputError, match="expected the text in 'Text'"):
+        load_splits(write("data.csv", "text,label\none a,x\ntwo b,y\n"), text_column="Text")
+
+
+def test_prompts_and_completions_are_told_whatever_their_case(write: Write) -> None:
+    splits = load_splits(write("data.csv", "Prompt,Completion\none a, b\ntwo b, c\n"))
+    assert splits.task.name == "completion"
+    assert splits.train.inputs == (("one a", " b"), ("two b", " c"))

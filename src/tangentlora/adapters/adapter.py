@@ -125,12 +125,20 @@ def require_layers(name: str, layers: Mapping[str, LoraLayer]) -> None:
 
 
 def as_layer(name: str, module: str, A: Tensor, B: Tensor, scaling: float) -> LoraLayer:
-    """Return a layer on the CPU in at least float32; raise `InputError` unless A is (r,n) and B (m,r)."""
+    """Return a layer on the CPU in at least float32; refuse all but real A (r,n) and B (m,r)."""
     if A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1] or not A.shape[0]:
         raise InputError(
             f"got the adapter {name} with lora_A of shape {tuple(A.shape)} and lora_B of shape "
             f"{tuple(B.shape)} at {module}, expected (r, n) and (m, r), the factors of a matrix; leave "
             "layers that are no Linear or Conv1D out of target_modules."
         )
-    A, B = (factor.detach().to("cpu", torch.promote_types(factor.dtype, torch.float32)) for factor in (A, B))
+    if A.is_complex() or B.is_complex():
+        raise InputError(
+            f"got the adapter {name} with complex factors at {module}, expected real ones; save it again "
+            "from the model that was trained."
+        )
+    A, B = (
+        factor.detach().to("cpu", torch.float64 if factor.dtype == torch.float64 else torch.float32)
+        for factor in (A, B)
+    )
     return LoraLayer(A.clone(), B.clone(), float(scaling))

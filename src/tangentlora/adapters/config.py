@@ -1,4 +1,4 @@
-"""`adapter_config.json`: whether it is plain LoRA, and the rank and scaling of each module."""
+"""`adapter_config.json`: whether it is plain LoRA, which modules it adapts, each at what rank and scaling."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_settings(path: Path, name: str) -> Settings:
     """Return the settings in a file; raise `InputError` when it is absent or no JSON object."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"got {name} ({error}), expected the folder of a PEFT adapter with {path.name}; give the one "
             "that save_pretrained wrote."
@@ -68,7 +68,33 @@ def read_settings(path: Path, name: str) -> Settings:
             f"got {name} whose {path.name} is no JSON object, expected PEFT's settings; save the adapter "
             "again."
         )
+    for key, kinds in _KINDS.items():
+        value = settings.get(key)
+        if value is not None and not _is_of(value, kinds):
+            raise InputError(
+                f"got {name} with {key} = {value!r} in its {path.name}, expected {kinds}; save the adapter "
+                "again with PEFT."
+            )
     return settings
+
+
+_NAMES = "a list of names"
+_KINDS = {
+    "base_model_name_or_path": "a name",
+    "revision": "a name",
+    "task_type": "a name",
+    "bias": "a name",
+    "target_modules": f"a name or {_NAMES}",
+    "exclude_modules": f"a name or {_NAMES}",
+    "modules_to_save": _NAMES,
+}
+"""What the settings that are read as names may be."""
+
+
+def _is_of(value: Any, kinds: str) -> bool:
+    if isinstance(value, str):
+        return kinds.startswith("a name")
+    return kinds.endswith(_NAMES) and isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def require_plain(settings: Settings, name: str) -> None:
@@ -118,14 +144,41 @@ def rank_and_scaling(settings: Settings, module: str, name: str) -> tuple[int, f
     Raises `InputError` when r or alpha is not a number, r is not positive, or a pattern is damaged.
     """
     try:
-        r = int(_of(settings, "rank_pattern", module, settings["r"]))
-        alpha = float(_of(settings, "alpha_pattern", module, settings["lora_alpha"]))
+        r = _of(settings, "rank_pattern", module, settings["r"])
+        alpha = _of(settings, "alpha_pattern", module, settings["lora_alpha"])
+        if type(r) is not int or type(alpha) not in (int, float):
+            raise TypeError(f"r = {r!r}, alpha = {alpha!r}")
         return r, alpha / (math.sqrt(r) if settings.get("use_rslora") else r)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, re.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
         raise InputError(
             f"got the adapter {name} whose rank or alpha at {module} cannot be told "
-            f"({type(error).__name__}: {error}), expected numbers r and lora_alpha and patterns that map "
-            "names to numbers; save the adapter again with PEFT."
+            f"({type(error).__name__}: {error}), expected numbers r and lora_alpha, r a whole one, and "
+            "patterns that map names to numbers; save the adapter again with PEFT."
+        ) from error
+
+
+def adapts(settings: Settings, module: str) -> bool | None:
+    """Return whether PEFT puts factors on a module of this name; None where the settings do not tell.
+
+    They do not where `target_modules` is absent or "all-linear". What the file holds for other modules PEFT
+    leaves out. Raises `InputError` when the settings are no regular expressions, or contradict each other.
+    """
+    from types import SimpleNamespace
+
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    targets = settings.get("target_modules")
+    if targets is None or (isinstance(targets, str) and targets.lower() == "all-linear"):
+        return None
+    names = ("exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern")
+    chosen = {name: settings.get(name) for name in names}
+    chosen |= {"target_modules": targets, "target_parameters": None}
+    try:
+        return bool(check_target_module_exists(SimpleNamespace(**chosen), module))
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"got target_modules = {targets!r} in an adapter's configuration, which cannot be matched with "
+            f"{module} ({error}), expected names or a regular expression; save the adapter again with PEFT."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tangentlora.adapters.adapter import Adapter, LoraLayer, as_layer, require_layers
-from tangentlora.adapters.config import Settings, rank_and_scaling, read_settings, require_plain
+from tangentlora.adapters.config import Settings, adapts, rank_and_scaling, read_settings, require_plain
 from tangentlora.adapters.write import CONFIG, PREFIX, WEIGHTS
 from tangentlora.errors import InputError
 from tangentlora.places import adapter_folder
@@ -63,6 +64,7 @@ def read_adapter(path: str | Path, *, revision: str | None = None) -> Adapter:
     factors, saved = _sorted_out(_tensors(folder, name), name)
     layers = {module: _layer(settings, module, pair, name) for module, pair in factors.items()}
     require_layers(name, layers)
+    _require_adapted(settings, layers, name)
     return replace(described(name, settings, layers, saved), folder=folder)
 
 
@@ -167,6 +169,18 @@ def _sorted_out(
         # A whole weight of an adapted layer is saved under the layer inside PEFT's.
         saved[own.replace(".base_layer.", ".")] = tensor
     return factors, saved
+
+
+def _require_adapted(settings: Settings, modules: Collection[str], name: str) -> None:
+    """Refuse factors that PEFT would leave out: of modules that the configuration does not adapt."""
+    idle = [module for module in modules if adapts(settings, module) is False]
+    if idle:
+        listed = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        raise InputError(
+            f"got the adapter {name} with factors for {listed}, which its {CONFIG} does not adapt "
+            "(target_modules, exclude_modules, layers_to_transform, modules_to_save) and PEFT would leave "
+            "out, expected one set of modules in both; use the configuration that belongs to these weights."
+        )
 
 
 def _layer(settings: Settings, module: str, pair: dict[str, Tensor], name: str) -> LoraLayer:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tangentlora.data.columns import LABEL_NAMES
+
 _WIDTH = 100
 _MOST = 12  # labels, columns or rows that a line names
 
@@ -41,7 +43,7 @@ class DataCheck:
     """What the data are and what may be wrong with them, known before any work.
 
     `parts` has the sets by name, train first; `text` and `label` are the columns that were read and `unused`
-    those that were not. `twins` are groups of labels that differ in case, spaces or Unicode form only, and
+    those that were not. `twins` are groups of labels that differ in case, spaces, points or Unicode form, and
     `notes` what else was done with the source. `idle` are the sets that the work at hand does not use.
     """
 
@@ -121,10 +123,16 @@ class DataCheck:
 
     def _of_labels(self) -> list[str]:
         said = [
-            f"The labels {' and '.join(map(repr, group))} differ in case, spaces or Unicode form only and "
-            f"count as {len(group)} classes."
+            f"The labels {' and '.join(map(repr, group))} differ in case, spaces, points or Unicode form "
+            f"only and count as {len(group)} classes."
             for group in self.twins
         ]
+        others = [name for name in self.unused if name.strip().casefold() in LABEL_NAMES]
+        if others and self.label is not None:
+            hold = "hold labels too, are" if len(others) > 1 else "holds labels too, is"
+            said.append(
+                f"The labels are those in {self.label!r}; {_some(others)}, which by name {hold} not read."
+            )
         if self.single:
             have = "labels have" if len(self.single) > 1 else "label has"
             said.append(f"{len(self.single)} {have} one training row only: {_some(self.single)}.")

@@ -10,8 +10,7 @@ from typing import Any
 from tangentlora.data.check import DataCheck, PartCheck
 from tangentlora.data.classification import COMPLETION
 from tangentlora.data.examples import Examples, Splits, content_of
-from tangentlora.data.label_kinds import twins
-from tangentlora.data.labelling import is_blank
+from tangentlora.data.label_kinds import is_blank, plain_text, twins
 
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHOWN = 40  # letters of a text that a line quotes
@@ -20,8 +19,8 @@ _SHOWN = 40  # letters of a text that a line quotes
 def check_data(splits: Splits) -> DataCheck:
     """Return what the sets of an experiment hold and what may be wrong with them, in one pass over the rows.
 
-    Texts count as the same when they differ in outer and repeated blanks only; images and recordings when
-    their pixels or samples are equal.
+    Texts count as the same when they differ in blanks, hidden marks and Unicode form only; images and
+    recordings when their pixels or samples are equal.
     """
     reading, classes = splits.reading, splits.task != COMPLETION
     seen: dict[Any, int] = {}
@@ -82,9 +81,9 @@ def _check_part(
 
 def _key(value: Any) -> Any:
     if isinstance(value, str):
-        return " ".join(value.split())
+        return plain_text(value)
     if isinstance(value, tuple):
-        return tuple(" ".join(text.split()) for text in value)
+        return tuple(map(plain_text, value))
     return hash(tuple(content_of(value)))
 
 

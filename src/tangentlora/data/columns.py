@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,7 @@ class Wanted:
         """Return the columns named by the caller, else by the task, else by custom; None if some are absent.
 
         Pairs come before single texts: a table with a question and a sentence poses a question about both.
+        Customary names are told whatever their case and outer blanks; those the caller gives are exact.
         """
         pairs: tuple[tuple[str, ...], ...] = (*PAIR_NAMES, *_numbered(available))
         singles: tuple[tuple[str, ...], ...] = tuple((name,) for name in TEXT_NAMES)
@@ -115,6 +116,11 @@ class Wanted:
             labels = (self.task.label_column, *labels)
         texts = texts if self.text is None else (self.text,)
         labels = labels if self.label is None else (self.label,)
+        written = _as_written(available)
+        if self.text is None:
+            texts = tuple(tuple(map(written, names)) for names in texts)
+        if self.label is None:
+            labels = tuple(map(written, labels))
         text = next((names for names in texts if set(names) <= set(available)), None)
         label = next((name for name in labels if name in available and name not in (text or ())), None)
         return None if text is None or label is None else Columns(text, label)
@@ -192,6 +198,12 @@ def _is_text(name: str, values: Iterable[Any]) -> bool:
 def _unspaced(text: str) -> bool:
     """Say whether a text is long in a script that writes no spaces between words."""
     return sum(ord(letter) >= 0x2E80 for letter in text) >= 2 * _WORDS
+
+
+def _as_written(available: Sequence[str]) -> Callable[[str], str]:
+    """Return what finds the column that a name means: of that name, else of it but for case and blanks."""
+    plain = {name.strip().casefold(): name for name in reversed(available)}
+    return lambda name: name if name in available else plain.get(name.strip().casefold(), name)
 
 
 def _numbered(available: Sequence[str]) -> tuple[tuple[str, str], ...]:

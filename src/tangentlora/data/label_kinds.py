@@ -16,6 +16,9 @@ _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?([T ]\d\d?:\d\d.*)?|\d\d?/\d\d?/\d{2,4}|\d\d?\.\d\d?\.\d{4}")
 _LIST = re.compile(r"\[.*\]|\(.*,.*\)|\{.*[,:].*\}|[01]([ ,;|][01])+", re.DOTALL)
 _JOINTS = ("|", ";", ",")
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+_UNSEEN = dict.fromkeys(map(ord, _INVISIBLE))
+_ENDS = " .,;:!\"'…"  # what stands around a label and tells no two apart
 
 _CLASSES = "expected one class for each row, a word or a whole number"
 _REGRESSION = "losses for regression are not offered: name another column as the label"
@@ -42,6 +45,8 @@ def read_labels(table: Table, column: str, known: Collection[str] = ()) -> list[
     if any(isinstance(value, bool | int | float) for value in values):
         _require_one_type(table, column, values)
     labels = [_as_label(value, known) for value in values]
+    for number, label in zip(table.numbers, labels, strict=True):
+        require_letters(label, f"row {number} of {table.name}", column)
     seen = {label for label in labels if label in known}
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         if label in seen and isinstance(value, str):
@@ -58,8 +63,27 @@ def read_labels(table: Table, column: str, known: Collection[str] = ()) -> list[
     return labels
 
 
+def is_blank(text: str) -> bool:
+    """Say whether a text shows nothing: blanks, and marks of no width such as a byte order mark."""
+    return not text.strip().strip(_INVISIBLE).strip()
+
+
+def plain_text(text: str) -> str:
+    """Return a text as it looks: in the composed form of Unicode, with single blanks and no hidden marks."""
+    return " ".join(unicodedata.normalize("NFC", text).translate(_UNSEEN).split())
+
+
+def require_letters(text: str, row: str, column: str) -> None:
+    """Raise InputError for half of a surrogate pair, which no file and no tokenizer takes."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(
+            f"{row} has half of a surrogate pair in {column!r}, which is no letter; expected Unicode text: "
+            "correct the row, or write the file again as UTF-8"
+        )
+
+
 def twins(labels: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Return the groups of labels that differ in case, spaces, `_`, `-` or Unicode form only."""
+    """Return the groups of labels that differ in case, spaces, `_`, `-`, points or Unicode form only."""
     groups: dict[str, list[str]] = {}
     for label in labels:
         groups.setdefault(_folded(label), []).append(label)
@@ -71,12 +95,12 @@ def _folded(label: str) -> str:
     plain = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
     if re.fullmatch(r"[+-]?\d+", plain.strip()):
         return str(int(plain))
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain.strip())
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain.strip(_ENDS) or plain.strip())
 
 
 def _is_missing(value: Any) -> bool:
     if isinstance(value, str):
-        return not value.strip()
+        return is_blank(value)
     return value is None or (isinstance(value, float) and value != value)  # JSON and parquet know NaN
 
 

@@ -8,11 +8,9 @@ from typing import Any
 from tangentlora.data.classification import COMPLETION, Task, infer_task
 from tangentlora.data.columns import CONVERSATION, Columns
 from tangentlora.data.examples import Examples
-from tangentlora.data.label_kinds import read_labels
+from tangentlora.data.label_kinds import is_blank, read_labels, require_letters
 from tangentlora.data.tables import Table
 from tangentlora.errors import InputError
-
-_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 def text_values(table: Table, column: str) -> list[str]:
@@ -29,6 +27,7 @@ def text_values(table: Table, column: str) -> list[str]:
                 f"row {number} of {table.name} has {text!r} in {column!r}; expected text: correct the row, "
                 f"or name another text column"
             )
+        require_letters(text, f"row {number} of {table.name}", column)
     return values
 
 
@@ -37,7 +36,7 @@ def task_of(table: Table, columns: Columns) -> Task:
 
     A label column called `completion` beside one text says that there are no classes but texts to go on with.
     """
-    if len(columns.text) == 1 and columns.label == COMPLETION.label_column:
+    if len(columns.text) == 1 and columns.label.strip().casefold() == COMPLETION.label_column:
         return COMPLETION
     values = read_labels(table, columns.label)
     return infer_task(values, text_columns=columns.text, label_column=columns.label)
@@ -105,8 +104,3 @@ def label_table(
         return found, ()
     blank = set(range(len(labels))) - set(kept)
     return found.select(kept), tuple(table.numbers[i] for i in sorted(blank))
-
-
-def is_blank(text: str) -> bool:
-    """Say whether a text shows nothing: blanks, and marks of no width such as a byte order mark."""
-    return not text.strip().strip(_INVISIBLE).strip()

@@ -132,9 +132,11 @@ def _records(path: Path, suffix: str) -> Table:
 def _parse(text: str, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, place))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists without end
+        lines = place.endswith(".json") and "Extra data" in str(error)
         raise InputError(
             f"{place} is not valid JSON ({error}); expected objects with a text and a label"
+            + (": where each line holds one, name the file .jsonl" if lines else "")
         ) from error
 
 
@@ -168,6 +170,17 @@ def _parquet(path: Path) -> Any:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read()
     except pyarrow.lib.ArrowException as error:
         raise InputError(f"{path} is not a parquet file ({error}); write it anew, or as csv") from error
+    for name in table.column_names:
+        if (times := table.column_names.count(name)) > 1:
+            raise InputError(f"{path} has {times} columns called {name!r}; expected one: rename the others")
+    try:
+        return table.to_pylist()
+    except (OverflowError, ValueError, pyarrow.lib.ArrowException) as error:
+        raise InputError(
+            f"{path} has values that cannot be read ({error}); expected texts, numbers and dates of this "
+            "era: leave that column out, or write it as text"
+        ) from error
