@@ -100,10 +100,10 @@ def adapter_folder(name: str) -> Path | None:
     if not folder.is_dir():
         return None
     if not (folder / ADAPTER_CONFIG).is_file():
-        below = sorted(str(path.parent) for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
+        held = sorted(str(path.parent) for path in folder.glob(f"*/{ADAPTER_CONFIG}"))
         raise InputError(
             f"got the adapter {name}, a folder without {ADAPTER_CONFIG}, expected one that PEFT's "
-            "save_pretrained wrote; " + (f"name {below[0]}, which is one." if below else "correct the path.")
+            "save_pretrained wrote; " + (f"name {held[0]}, which is one." if held else "correct the path.")
         )
     return folder
 
