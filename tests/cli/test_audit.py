@@ -37,7 +37,7 @@ class Pairs:
             csv.writer(file).writerows(rows)
 
     def adapter(self, name: str, *, rank: int, steps: int) -> Path:
-        readout = Completion(128)
+        readout = Completion(64)
         network: Any = load_network(str(self.base), readout)
         model = trained(
             network.module,
@@ -109,7 +109,7 @@ def test_an_adapter_of_fit_brings_its_network_its_data_and_its_lam(shell: Shell,
 def test_what_cannot_be_audited_is_refused_in_one_line(
     pairs: Pairs, shell: Shell, tmp_path: Path, capsys: Captured
 ) -> None:
-    module = load_network(str(pairs.base), Completion(128)).module
+    module = load_network(str(pairs.base), Completion(64)).module
     dora = saved_by_peft(
         module, tmp_path / "dora", use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True
     )
@@ -124,7 +124,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(
     assert_bad_input(["audit", str(tmp_path / "none"), "--quiet"], "no folder here", capsys)
     assert_bad_input(["audit"], "ADAPTER", capsys)
     plain = saved_by_peft(
-        load_network(str(pairs.base), Completion(128)).module, tmp_path / "plain", target_modules=["c_attn"]
+        load_network(str(pairs.base), Completion(64)).module, tmp_path / "plain", target_modules=["c_attn"]
     )
     assert_bad_input(["audit", str(plain), "--quiet"], "give --data", capsys)
 
