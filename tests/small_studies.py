@@ -64,4 +64,6 @@ def small_plan(
     chosen |= grid or {}
     if not {"published", "frozen-a", "perturbed"} & set(chosen["variants"]):
         chosen.pop("side_ranks")  # which are those of these variants
+    if "certified" not in chosen["variants"]:
+        chosen.pop("dev_lams")
     return plan(load_study(str(yaml)), "full", given | (settings or {}), chosen)

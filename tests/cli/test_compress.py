@@ -69,4 +69,4 @@ def test_what_cannot_be_is_refused(
 
 def test_a_folder_without_an_adapter_is_refused(shell: Shell, capsys: Captured, tmp_path: Path) -> None:
     arguments = ["compress", str(tmp_path), "--output-dir", str(tmp_path / "less")]
-    assert_bad_input(arguments, "expected the folder of a PEFT adapter", capsys)
+    assert_bad_input(arguments, "a folder without adapter_config.json", capsys)

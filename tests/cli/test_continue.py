@@ -38,10 +38,13 @@ def test_outer_steps_are_told_one_by_one(shell: Shell, capsys: Captured) -> None
     capsys.readouterr()
     assert status_of(shell.fit("--outer", "2", "--lam", "0.05", "--quiet", output=output)) == 0
     out = capsys.readouterr().out
-    assert out.split()[:5] == ["step", "P", "before", "gap", "P"]
+    record = json.loads((output / "run.json").read_text())
+    first, steps, *_ = out.split("\n\n")
+    assert " ".join(first.split()) == record["headline"]
+    assert steps.split()[:5] == ["step", "P", "before", "gap", "P"]
     assert "At the end: P = " in out
     assert "linearised at this answer" in " ".join(out.split())
-    assert len(json.loads((output / "run.json").read_text())["outer"]["steps"]) == 2
+    assert len(record["outer"]["steps"]) == 2
     assert status_of(["verify", str(output)]) == 0
     assert_bad_input(["examine", str(output)], "a run of fit --outer", capsys)
 
@@ -50,7 +53,7 @@ def test_outer_steps_are_told_one_by_one(shell: Shell, capsys: Captured) -> None
     ("options", "message"),
     [
         (("--init-from", "nowhere"), "got the adapter 'nowhere', which is no folder here"),
-        (("--outer", "2", "--solver", "adamw"), "got 2 outer steps with the solver adamw"),
+        (("--outer", "2", "--solver", "adamw"), "got outer steps with the solver adamw"),
         (("--outer", "-2"), "got -2 outer steps"),
     ],
 )

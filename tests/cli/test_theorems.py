@@ -81,8 +81,10 @@ def test_a_path_prints_its_table_or_what_path_json_says(
     assert err == ""
     assert json.loads(out) == read(tmp_path)
     assert status_of(few) == 0
-    table = LambdaPath.parse(read(tmp_path)).table()
-    assert capsys.readouterr().out == f"{table}\n\nReport: {tmp_path / 'report.html'}\n"
+    record = read(tmp_path)
+    first, rest = capsys.readouterr().out.split("\n\n", 1)
+    assert " ".join(first.split()) == record["headline"]
+    assert rest == f"{LambdaPath.parse(record).table()}\n\nReport: {tmp_path / 'report.html'}\n"
 
 
 def test_a_path_with_a_point_that_is_not_certified_is_a_no_when_strict(
@@ -131,9 +133,9 @@ def test_a_damaged_path_is_told(shell: Shell, tmp_path: Path, capsys: Captured) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--points", "1"), r"got 1 points down to the fraction 0.001, expected at least 2 points"),
-        (("--fraction", "1"), r"got 50 points down to the fraction 1.0, expected .* between 0 and 1"),
-        (("--fraction", "nan"), r"fraction nan, expected"),
+        (("--points", "1"), r"got 1 points from λ_max to 0.001 of it, expected 2 to 10000 points"),
+        (("--fraction", "1"), r"to 1.0 of it, expected .* a fraction of at least 1e-12 and below 1"),
+        (("--fraction", "nan"), r"to nan of it, expected"),
         (("--folds", "1"), r"got 1 folds, expected at least 2: change --folds"),
         (("--tolerance", "0"), r"change --tolerance"),
         (("--output-dir", __file__), r"is a file, expected a folder that can be written"),
@@ -186,7 +188,7 @@ def test_other_verbs_take_the_initialisation(verb: str) -> None:
     given = _parser().parse_args([verb, "--initialisation", "spectral"])
     assert given.initialisation == "spectral"
     if verb == "advise":
-        assert settings_of(given).initialisation == "spectral"
+        assert settings_of(given, "lbfgs").initialisation == "spectral"
 
 
 def test_an_examination_says_the_parts_that_were_asked_for(shell: Shell, capsys: Captured) -> None:
@@ -210,7 +212,7 @@ def test_an_examination_says_every_part_unless_told(
 
     def recorded(folder: Path, **given: Any) -> examine_module.Examination:
         asked.update(given, folder=folder)
-        return examine_module.Examination(str(folder), "certified", "sst2", 0.1, 8, {})
+        return examine_module.Examination(str(folder), "certified", "sst2", 0.1, 8, "It holds.", None, {})
 
     monkeypatch.setattr("tangentlora.studies.examine.examine", recorded)
     assert status_of(["examine", str(shell.run)]) == 0
