@@ -177,3 +177,10 @@ def test_a_genuine_certificate_agrees_with_the_second_computation_at_any_scale()
         answer = Answer(arrays, problem.y.numpy())
         found = recomputation(as_store(problem), answer, problem.loss.name, problem.lam, 1e-6)
         assert differences(certificate, found) == [], seed
+
+
+def test_the_margin_of_no_update_is_finite_at_the_largest_penalty() -> None:
+    problem = replace(random_problem(), lam=1e308)
+    certificate = certify(problem, problem.zero())
+    assert certificate.certified
+    assert certificate.rounding < 1e-12

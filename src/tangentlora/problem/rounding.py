@@ -78,7 +78,7 @@ def rounding_margin(
         (m, width), rank = problem.jacobian.shapes[name], u.shape[1]
         terms = m + width + rank + extent.longest + k + len(factors)
         error = error + terms * EPS * extent.sizes * float((lengths(u.T) * lengths(v.T)).sum())
-        penalty += problem.lam * 8 * rank * (m + width) * EPS * half_squares({name: (u, v)})
+        penalty += problem.lam * (8 * rank * (m + width) * EPS * half_squares({name: (u, v)}))
     values = float(1 + problem.loss.value(z, problem.y).abs().mean() + z.abs().max())
     primal = float((a.abs() * error).sum() + 0.5 * error.square().sum() / n) + 8 * (n + k) * EPS * values
     moved = float((a * problem.f0).abs().sum() + problem.f0.abs().amax(1).mean())
