@@ -142,3 +142,21 @@ def test_an_order_that_the_network_does_not_tell_is_said(
     reader: Any = network.reader
     probe = replace(network, reader=replace(reader, readout=replace(reader.readout, init="probe")))
     assert order_note(probe, splits.task) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "back", "said"),
+    [
+        ({0: "joy", 1: "anger", 3: "fear"}, {}, "names the outputs 0, 1, 3"),
+        ({0: "joy", 1: "Joy", 2: "fear"}, {}, "gives one name to two of the outputs joy, Joy, fear"),
+        ({0: "joy", 1: "anger", 2: "fear"}, {"joy": 1, "anger": 0, "fear": 2}, "which output is joy"),
+    ],
+)
+def test_names_of_outputs_that_contradict_one_another_are_refused(
+    names: dict[int, str], back: dict[str, int], said: str
+) -> None:
+    network = named("joy", "anger", "fear")
+    config: Any = network.reader.module.config  # type: ignore[attr-defined]
+    config.id2label, config.label2id = names, back
+    with pytest.raises(InputError, match=said):
+        in_head_order(network, splits_of(["anger", "fear", "joy"]))

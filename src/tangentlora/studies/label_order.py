@@ -43,13 +43,12 @@ def in_head_order(network: Network, splits: Splits) -> Splits:
     are.
 
     Raises InputError where the names of some outputs are labels of the data and others are not, in another
-    order, and where labels and outputs differ in number and names do not tell which is which.
+    order, where labels and outputs differ in number and names do not tell which is which, and where the
+    configuration contradicts itself.
     """
     if not isinstance(network.reader, ClassificationReader):
         return splits
-    config: Any = network.reader.module.config
-    named = {int(k): str(name) for k, name in config.id2label.items()}
-    names, task = tuple(named[k] for k in sorted(named)), splits.task
+    names, task = _output_names(network.reader.module.config, network.name), splits.task
     outputs = {_plain(label): j for label, j in task.outputs.items()}
     place = {outputs[_plain(name)]: k for k, name in enumerate(names) if _plain(name) in outputs}
     if not place and all(re.fullmatch(r"LABEL_\d+", name) for name in names):
@@ -65,6 +64,26 @@ def in_head_order(network: Network, splits: Splits) -> Splits:
         f"{', '.join(task.labels)}, expected labels that its id2label names, in any order; call the labels "
         "in the data as the network does, or number them from 0 as it does and leave LABEL_0, LABEL_1, … in "
         "its id2label."
+    )
+
+
+def _output_names(config: Any, network: str) -> tuple[str, ...]:
+    """Return the name of each output; refuse gaps, a name that stands twice, and another `label2id`."""
+    named = {int(k): str(name) for k, name in config.id2label.items()}
+    names = tuple(named[k] for k in sorted(named))
+    back = {str(name): int(k) for name, k in (config.label2id or {}).items()}
+    wrong = [name for k, name in named.items() if back.get(name, k) != k]
+    if sorted(named) != list(range(len(named))):
+        what = f"names the outputs {', '.join(map(str, sorted(named)))}"
+    elif len({_plain(name) for name in names}) < len(names):
+        what = f"gives one name to two of the outputs {', '.join(names)}"
+    elif wrong:
+        what = f"says otherwise than label2id which output is {wrong[0]}"
+    else:
+        return names
+    raise InputError(
+        f"got {network}, whose id2label {what}, expected a name of its own for each output from 0 on; "
+        "correct id2label and label2id in its config.json."
     )
 
 
