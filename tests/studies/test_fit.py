@@ -18,7 +18,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compared(folder: Path) -> dict[str, Any]:
-    return compare(small_settings(folder, epochs=150, lam=0.05), folder / "compared", (1, 2, 64))
+    return compare(
+        small_settings(folder, solver="sgd", epochs=150, lam=0.05), folder / "compared", (1, 2, 64)
+    )
 
 
 def test_a_comparison_writes_every_answer_figures_page_and_card(
@@ -71,7 +73,7 @@ def test_an_output_folder_that_is_a_file_is_told_before_any_work(tmp_path: Path,
 def test_an_output_folder_that_cannot_be_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tangentlora.studies.fit.os.access", lambda *_: False)
+    monkeypatch.setattr("tangentlora.places.os.access", lambda *_: False)
     with pytest.raises(InputError, match="cannot be written, expected a folder that can be written"):
         fit(small_settings(tmp_path, model="never loaded"), tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
