@@ -29,6 +29,7 @@ from profile_page import write_page
 from timed_parts import Site, timed_parts
 
 import tangentlora.problem.objective as objective
+import tangentlora.problem.proof as proof
 import tangentlora.solvers.certified as certified
 import tangentlora.studies.fit as fitting
 import tangentlora.studies.prepare as preparing
@@ -91,10 +92,10 @@ EPOCH: tuple[Site, ...] = (
 )
 CERTIFY: tuple[Site, ...] = (
     ("outputs", Problem, "outputs"),
-    ("nuclear norm and ranks", certificate, "nuclear_norm"),
+    ("nuclear norm and ranks", proof, "nuclear_norm"),
     ("nuclear norm and ranks", certificate, "ranks"),
-    ("spectral norms of M", certificate, "spectral_norm_bounds"),
-    ("margin for rounding", certificate, "rounding_margin"),
+    ("spectral norms of M", proof, "spectral_norm_bounds"),
+    ("margin for rounding", proof, "rounding_margin"),
     ("independent outputs", Problem, "constraints"),
 )
 VERIFY: tuple[Site, ...] = (
@@ -106,8 +107,8 @@ VERIFY: tuple[Site, ...] = (
     ("read shards", shards, "_read"),
     ("outputs anew", recomputing, "_add_outputs"),
     ("M anew", recomputing, "_add_gradients"),
-    ("spectral norms of M", recomputing, "_norm_bound"),
-    ("independent outputs", recomputing, "_constraints"),
+    ("spectral norms of M", recomputing, "_norm"),
+    ("independent outputs", recomputing, "kernel_rank"),
 )
 FIT: tuple[Site, ...] = (
     ("load the data", preparing, "load_task"),
@@ -116,7 +117,7 @@ FIT: tuple[Site, ...] = (
     ("linearise", preparing, "linearize"),
     ("solve", Certified, "solve"),
     ("certify", running, "certify"),
-    ("the real network's scores", running, "real_scores"),
+    ("the real network's outputs", running, "real_outputs"),
     ("write answer and adapter, load it back", running, "write_answer"),
     ("report and model card", fitting, "_write_pages"),
 )
