@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tangentlora.blocks import Factors
 from tangentlora.problem.objective import Problem, half_squares, nuclear_norm
-from tangentlora.problem.rounding import dual_scale, rounding_margin, spectral_norm_bounds
+from tangentlora.problem.rounding import dual_scale, forming_errors, rounding_margin, spectral_norm_bounds
 from tangentlora.problem.spectral import EPS
 
 
@@ -78,13 +78,11 @@ def _fits(problem: Problem, factors: Factors, gap: float, tolerance: float) -> b
     takes s back by a share κ of itself at most, and the dual value, concave in s, by κ(D(s) − D(0)).
     """
     z = problem.outputs(factors)
-    a, n, k = problem.dual_point(z), *z.shape
-    worst = 0.0
-    for name, extent in problem.jacobian.extents.items():
-        forming = (extent.rows + 2 * k + 2) * EPS * float((a.abs() * extent.sizes).sum())
-        inside = (k + 6) * EPS * float(extent.sizes.sum()) / n
-        sides = sum(problem.jacobian.shapes[name])
-        worst = max(worst, 3 * (forming + inside) + 16 * sides * EPS * problem.lam)
+    a, n = problem.dual_point(z), len(z)
+    worst = max(
+        3 * error + 16 * sum(problem.jacobian.shapes[name]) * EPS * problem.lam
+        for name, error in forming_errors(problem, a).items()
+    )
     conjugate = problem.loss.conjugate(n * a, problem.y)
     rest = -float(problem.loss.conjugate(0 * a, problem.y).mean())
     value = problem.empirical_loss(z) + problem.lam * half_squares(factors)

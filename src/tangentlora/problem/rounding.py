@@ -41,15 +41,22 @@ def spectral_norm_bounds(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str,
     a + e_y/N misses the simplex by (K+6)η/N at most, and the dual point meant is one inside. 4 stands for the
     rounding of s = λ/‖M‖.
     """
-    k, bounds = a.shape[1], {}
+    formed = forming_errors(problem, a)
+    return {
+        name: norm_bound(M) * (1 + 4 * EPS) + formed[name] for name, M in problem.jacobian.adjoint(a).items()
+    }
+
+
+def forming_errors(problem: Problem, a: Float[Tensor, "N K"]) -> dict[str, float]:
+    """Return what `spectral_norm_bounds` adds to each ‖M_t‖₂ for forming M_t and for moving a."""
+    k, errors = a.shape[1], {}
     x, g = (max(1.0, bound) for bound in problem.jacobian.largest)
-    for name, M in problem.jacobian.adjoint(a).items():
-        extent = problem.jacobian.extents[name]
+    for name, extent in problem.jacobian.extents.items():
         forming = (extent.rows + 2 * k + 2) * EPS * float((a.abs() * extent.sizes).sum())
         inside = (k + 6) * EPS * float(extent.sizes.sum()) / len(a)
-        lost = LEAST * (2 * k + 2) * extent.rows * math.sqrt(M.numel()) * x * g
-        bounds[name] = norm_bound(M) * (1 + 4 * EPS) + forming + inside + lost
-    return bounds
+        lost = LEAST * (2 * k + 2) * extent.rows * math.sqrt(math.prod(problem.jacobian.shapes[name])) * x * g
+        errors[name] = forming + inside + lost
+    return errors
 
 
 def rounding_margin(
